@@ -1,0 +1,42 @@
+"""The logger of the package and its one progress bar."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+T = TypeVar("T")
+logger = logging.getLogger("c2lst")
+logger.addHandler(logging.NullHandler())
+
+
+def progress(
+    items: Iterable[T] | None = None, *, total: int | None = None, desc: str = "", show: bool | None = None, unit="it"
+):
+    """Return a progress bar (`tqdm.auto`, readable in a terminal and in a notebook).
+
+    `show=None` follows `c2lst.settings.progress`.
+    """
+    from tqdm.auto import tqdm
+
+    from ._settings import settings
+
+    return tqdm(
+        items, total=total, desc=desc, unit=unit, disable=not (settings.progress if show is None else show), leave=True
+    )
+
+
+def warn_once(seen: set[str], message: str) -> None:
+    """Log a warning the first time that `message` comes up in `seen`."""
+    if message not in seen:
+        seen.add(message)
+        logger.warning(message)
+
+
+def batches(n: int, size: int) -> Iterator[slice]:
+    """Cut `range(n)` into slices of at most `size`."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
