@@ -133,7 +133,15 @@ def _split(table: AnnData, library_key: str) -> list[Section]:
     return out
 
 
-def subset_mask(table: AnnData, subset: str | None) -> NDArray[np.bool_]:
+def subset_masks(found: list[Section], subset: str | None) -> list[NDArray[np.bool_]]:
+    """Return `subset_mask` of every section; a section may lie outside as a whole, not all of them."""
+    masks = [subset_mask(section.table, subset, empty=True) for section in found]
+    if not any(mask.any() for mask in masks):
+        subset_mask(found[0].table, subset)  # raises, with what the column holds
+    return masks
+
+
+def subset_mask(table: AnnData, subset: str | None, *, empty: bool = False) -> NDArray[np.bool_]:
     """Return which spots are meant: a boolean column, or the value "train" of a categorical one."""
     if subset is None:
         return np.ones(table.n_obs, dtype=bool)
@@ -153,6 +161,6 @@ def subset_mask(table: AnnData, subset: str | None) -> NDArray[np.bool_]:
         mask = column.astype(str).to_numpy() == "True"
     else:
         mask = column.astype(str).to_numpy() == "train"
-    if not mask.any():
+    if not mask.any() and not empty:
         raise ValueError(f"obs[{subset!r}] selects no spot; its values are {listing(column.unique())}.")
     return mask

@@ -1,1 +1,34 @@
+"""Torch modules; nothing here knows an AnnData."""
 
+from ._denoiser import denoise, features, make_denoiser, sites
+from ._gene_encoder import GENE_ENCODERS, GeneEncoder, MLPGeneEncoder, PCAGeneEncoder, SCVIGeneEncoder
+from ._heads import PatchCNN
+from ._modulation import MODULATIONS, FiLM, LoRA, Modulation, attached
+from ._objective import Objective, sample
+from ._tokenizer import decode, encode, make_tokenizer, set_latent_scale, to_tensor, to_uint8
+
+__all__ = [
+    "GENE_ENCODERS",
+    "MODULATIONS",
+    "FiLM",
+    "GeneEncoder",
+    "LoRA",
+    "MLPGeneEncoder",
+    "Modulation",
+    "Objective",
+    "PCAGeneEncoder",
+    "PatchCNN",
+    "SCVIGeneEncoder",
+    "attached",
+    "decode",
+    "denoise",
+    "encode",
+    "features",
+    "make_denoiser",
+    "make_tokenizer",
+    "sample",
+    "set_latent_scale",
+    "sites",
+    "to_tensor",
+    "to_uint8",
+]

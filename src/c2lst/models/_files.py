@@ -1,0 +1,114 @@
+"""Directories of JSON and safetensors: written whole or not at all, read strictly, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from c2lst._checks import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+PICKLES = {".bin", ".ckpt", ".joblib", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
+
+
+class TargetExistsError(FileExistsError, ValueError):
+    """The place to write to is taken."""
+
+
+@contextmanager
+def new_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory that becomes `path` when the block ends well; nothing is left when it does not."""
+    path = Path(path)
+    if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
+        raise TargetExistsError(f"{path} exists already; choose another path or pass overwrite=True.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield made
+        made.chmod(0o755)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(made, path)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def check_directory(path: str | Path, *files: str) -> Path:
+    """Return `path` if it is a directory that holds `files` and no pickle; raise with the reason otherwise."""
+    path = Path(path)
+    if path.is_file():
+        what = "a pickle, which runs code when opened" if path.suffix in PICKLES else "a file"
+        raise ValueError(f"{path} is {what}; a model is a directory of JSON and safetensors.")
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no directory {path}.")
+    bad = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in PICKLES)
+    if bad:
+        raise ValueError(f"{path} holds {listing(bad)}: pickles run code when opened; only JSON and safetensors load.")
+    missing = [f for f in files if not (path / f).is_file()]
+    if missing:
+        here = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+        raise ValueError(f"{path} lacks {listing(missing)}; it holds {listing(here)}.")
+    return path
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that must have `keys`."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}.")
+    missing = [k for k in keys if k not in value]
+    if missing:
+        raise ValueError(f"{path} lacks the keys {listing(missing)}; it has {listing(value)}.")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object, readable by people."""
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; a broken one raises `ValueError`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file."""
+    from safetensors.torch import save_file
+
+    save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, path)
+
+
+def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: Any) -> None:
+    """Load `tensors` into `module`; every key and every shape must match."""
+    own = module.state_dict()
+    missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    wrong = [
+        f"{k} {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in sorted(set(own) & set(tensors))
+        if tensors[k].shape != own[k].shape
+    ]
+    if missing or extra or wrong:
+        parts = [f"lacks {listing(missing, 4)}"] * bool(missing) + [f"has unknown {listing(extra, 4)}"] * bool(extra)
+        parts += [f"has wrong shapes {listing(wrong, 4)}"] * bool(wrong)
+        raise ValueError(f"The weights in {source} do not fit {type(module).__name__}: the file {'; '.join(parts)}.")
+    module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})

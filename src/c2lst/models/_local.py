@@ -1,0 +1,223 @@
+"""The local model: a few megabytes that turn a central model towards the genes of an institution's spots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2lst._checks import check_positive, listing
+
+from ._central import CentralModel, draw, html_table
+from ._files import (
+    check_directory,
+    load_strictly,
+    new_directory,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from ._registry import central_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from c2lst.nn import GeneEncoder, Modulation
+
+FILES = ("local.json", "local.safetensors")
+
+
+class LocalModel:
+    """A central model modulated by the genes of a few spots.
+
+    It refers to the central model by name and content hash and holds none of its weights, no pixel and no count of the
+    spots it was fitted on.
+
+    Attributes
+    ----------
+    central
+        The frozen :class:`CentralModel`.
+    genes
+        The panel, in the order of the columns of every profile.
+    card
+        What `adapt` saw and did not see, its settings and curves.
+    """
+
+    def __init__(
+        self,
+        central: CentralModel,
+        gene_encoder: GeneEncoder,
+        modulation: Modulation,
+        genes: Sequence[str],
+        *,
+        modulation_kind: str,
+        card: dict[str, Any] | None = None,
+    ):
+        self.central = central
+        self.gene_encoder, self.modulation = gene_encoder.eval(), modulation
+        self.genes, self.modulation_kind, self.card = list(genes), modulation_kind, dict(card or {})
+        self.denoiser = modulation.bind(central.denoiser)
+        self.gene_encoder.requires_grad_(False)
+        self.modulation.requires_grad_(False).eval()
+
+    @property
+    def mpp(self) -> float:
+        """Microns per pixel of the patches."""
+        return self.central.mpp
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch in pixels."""
+        return self.central.patch_px
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters beside the central model's."""
+        return sum(p.numel() for m in (self.modulation, self.gene_encoder) for p in m.parameters())
+
+    def condition(self, profiles: NDArray[np.float32] | None, n: int | None = None):
+        """Encode profiles `(n, n_genes)` (what the gene encoder takes); `None` drops the genes of `n` patches."""
+        import torch
+
+        if profiles is None:
+            return torch.full((n, self.gene_encoder.dim), torch.nan)
+        profiles = np.asarray(profiles, dtype=np.float32)
+        if profiles.ndim != 2 or profiles.shape[1] != len(self.genes):
+            raise ValueError(f"Profiles must be (n, {len(self.genes)}), a column a gene, not {profiles.shape}.")
+        with torch.no_grad():
+            return self.gene_encoder(torch.from_numpy(profiles)).clone()
+
+    def sample(
+        self,
+        profiles: NDArray[np.float32] | None,
+        *,
+        n: int | None = None,
+        index: NDArray[np.int64] | None = None,
+        seed: int = 0,
+        guidance: float = 1.5,
+        steps: int = 20,
+        batch_size: int = 64,
+        progress: bool | None = False,
+    ) -> NDArray[np.uint8]:
+        """Draw one patch a profile, uint8 `(n, H, W, 3)`.
+
+        Parameters
+        ----------
+        profiles
+            `(n, n_genes)`, log1p CP10k of the panel (counts for the `"scvi"` encoder); `None` draws `n` without genes.
+        index
+            Names the noise of each patch: equal entries, equal noise. `None` is 0, 1, 2, ...
+        guidance
+            Of Ho & Salimans (2022): 1 is none, more exaggerates what the genes ask for.
+        """
+        check_positive("guidance", guidance, zero=True)
+        check_positive("steps", steps, integer=True)
+        if profiles is None and n is None:
+            raise ValueError("Without profiles, pass n= the number of patches.")
+        condition = self.condition(profiles, n)
+        index = np.arange(len(condition)) if index is None else np.asarray(index)
+        return draw(
+            self.central,
+            index,
+            seed=seed,
+            steps=steps,
+            batch_size=batch_size,
+            modulation=self.modulation,
+            denoiser=self.denoiser,
+            condition=condition,
+            guidance=1.0 if profiles is None else guidance,
+            show=progress,
+            desc="generating",
+        )
+
+    def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model to a new directory of JSON and safetensors. Raises `FileExistsError` where one is."""
+        with new_directory(path, overwrite=overwrite) as made:
+            write_json(
+                made / FILES[0],
+                {
+                    "format": "c2lst.LocalModel/1",
+                    "central": self.central.reference,
+                    "genes": self.genes,
+                    "gene_encoder": {"kind": self.gene_encoder.kind, **self.gene_encoder.config},
+                    "modulation": {"kind": self.modulation_kind, **self.modulation.config},
+                    "card": self.card,
+                },
+            )
+            tensors = {f"modulation.{k}": v for k, v in self.modulation.state_dict().items()}
+            tensors |= {f"gene_encoder.{k}": v for k, v in self.gene_encoder.state_dict().items()}
+            write_tensors(made / FILES[1], tensors)
+        return Path(path)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, central: CentralModel | str | None = None) -> LocalModel:
+        """Load a directory; `central` is needed only where the referenced model is not found by its name.
+
+        Raises
+        ------
+        ValueError
+            A file is broken, a key or shape does not fit, a pickle is there, or `central` is another model.
+        KeyError
+            The referenced central model is not found.
+        """
+        from c2lst.nn import GENE_ENCODERS, MODULATIONS
+
+        path = check_directory(path, *FILES)
+        spec = read_json(path / FILES[0], "format", "central", "genes", "gene_encoder", "modulation", "card")
+        if spec["format"] != "c2lst.LocalModel/1":
+            raise ValueError(f"{path} has format {spec['format']!r}; this version reads 'c2lst.LocalModel/1'.")
+        tensors = read_tensors(path / FILES[1])
+        if central is not None:
+            model = central_model(central)
+            if model.hash != spec["central"]["hash"]:
+                raise ValueError(
+                    f"{path} was adapted from the central model {spec['central']['name']!r} "
+                    f"({spec['central']['hash'][:12]}), not from {model.name!r} ({model.hash[:12]})."
+                )
+        else:
+            model = central_model(reference=spec["central"])
+        made = []
+        for role, table in (("gene_encoder", GENE_ENCODERS), ("modulation", MODULATIONS)):
+            config = dict(spec[role])
+            kind = config.pop("kind", None)
+            if kind not in table:
+                raise ValueError(f"{path} names the {role} {kind!r}; known are {listing(table)}.")
+            try:
+                made.append(table[kind](**config))
+            except TypeError as error:
+                raise ValueError(f"{path}: the {role} {kind!r} does not take these settings: {error}.") from error
+        encoder, modulation = made
+        out = cls(
+            model, encoder, modulation, spec["genes"], modulation_kind=spec["modulation"]["kind"], card=spec["card"]
+        )
+        known = {"modulation", "gene_encoder"}
+        stray = sorted({k.split(".")[0] for k in tensors} - known)
+        if stray:
+            raise ValueError(f"{path / FILES[1]} has unknown parts {listing(stray)}; known are {listing(known)}.")
+        for role, module in (("gene_encoder", encoder), ("modulation", modulation)):
+            own = {k.removeprefix(f"{role}."): v for k, v in tensors.items() if k.startswith(f"{role}.")}
+            load_strictly(module, own, path / FILES[1])
+        return out
+
+    save, load = save_pretrained, from_pretrained
+
+    def __repr__(self) -> str:
+        lines = [
+            f"LocalModel of {self.central.name!r} ({self.central.hash[:12]}), {self.modulation_kind} of "
+            f"{self.n_parameters / 1e3:.0f} k parameters, {len(self.genes)} genes by {self.gene_encoder.kind!r}"
+        ]
+        lines += [f"  {k}: {v}" for k, v in self.card.items() if k not in ("curves",)]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "central model": f"{self.central.name} ({self.central.hash[:12]})",
+            "modulation": f"{self.modulation_kind}, {self.n_parameters / 1e3:.0f} k parameters",
+            "genes": f"{len(self.genes)} by {self.gene_encoder.kind}",
+            **{k: v for k, v in self.card.items() if k != "curves"},
+        }
+        return html_table("LocalModel", rows)

@@ -1,0 +1,193 @@
+"""Predictors: image -> genes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2lst._checks import listing
+
+from ._central import CentralModel, html_table
+from ._encoders import embed_patches, get_encoder
+from ._files import (
+    check_directory,
+    load_strictly,
+    new_directory,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from ._registry import central_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from c2lst.nn import PatchCNN
+
+FILES = ("predictor.json", "predictor.safetensors")
+KINDS = ("ridge", "ridge-whitened", "cnn")
+
+
+class Predictor:
+    """Predicts log1p CP10k of a panel from patches.
+
+    `arrays` hold what was fitted: for the ridges `mean`, `rotation` (features -> components, standardised or whitened),
+    `coef`, `intercept`; for the CNN `gene_mean`, `gene_scale`; for the trust flag `trust_mean`, `trust_rotation`.
+
+    Attributes
+    ----------
+    kind
+        `"ridge"`, `"ridge-whitened"` or `"cnn"`.
+    genes
+        The panel, in the order of the columns of a prediction.
+    mpp, patch_px
+        Of the patches it takes.
+    card
+        What it saw and did not see.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        genes: Sequence[str],
+        arrays: dict[str, NDArray],
+        *,
+        encoder: str = "central",
+        central: CentralModel | None = None,
+        network: PatchCNN | None = None,
+        mpp: float,
+        patch_px: int,
+        card: dict[str, Any] | None = None,
+    ):
+        self.kind, self.genes, self.arrays = kind, list(genes), arrays
+        self.encoder, self.central, self.network = encoder, central, network
+        self.mpp, self.patch_px, self.card = float(mpp), int(patch_px), dict(card or {})
+
+    def features(self, patches: Any, *, batch_size: int = 128, progress: bool | None = False) -> NDArray[np.float32]:
+        """Return what the encoder says of patches, `(n, dim)`."""
+        return embed_patches(patches, self.encoder, self.central, batch_size=batch_size, show=progress)
+
+    def from_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Predict from features (ridges), `(n, n_genes)`."""
+        z = (features - self.arrays["mean"]) @ self.arrays["rotation"]
+        return (z @ self.arrays["coef"] + self.arrays["intercept"]).astype(np.float32)
+
+    def from_patches(
+        self,
+        patches: Any,
+        *,
+        features: NDArray | None = None,
+        batch_size: int = 128,
+        progress: bool | None = False,
+    ) -> NDArray[np.float32]:
+        """Predict from uint8 patches `(n, H, W, 3)`, in memory or in a store: `(n, n_genes)`."""
+        if self.kind != "cnn":
+            if features is None:
+                features = self.features(patches, batch_size=batch_size, progress=progress)
+            return self.from_features(features)
+        import torch
+
+        from c2lst import nn
+        from c2lst._logging import batches
+
+        out = []
+        with torch.inference_mode():
+            for s in batches(len(patches), batch_size):
+                x = nn.to_tensor(np.asarray(patches[s]))
+                # tissue has no up: the mean over four turns
+                out.append(sum(self.network(torch.rot90(x, k, (2, 3))) for k in range(4)).div(4).numpy())
+        return np.concatenate(out) * self.arrays["gene_scale"] + self.arrays["gene_mean"]
+
+    def distance(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mahalanobis distance of features to the training tissue, in units of its 99th percentile: `(n,)`."""
+        z = (features - self.arrays["trust_mean"]) @ self.arrays["trust_rotation"]
+        return (np.sqrt((z**2).mean(1)) / float(self.arrays["trust_limit"][0])).astype(np.float32)
+
+    def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the predictor to a new directory of JSON and safetensors. Raises `FileExistsError` where one is."""
+        import torch
+
+        with new_directory(path, overwrite=overwrite) as made:
+            spec = {
+                "format": "c2lst.Predictor/1",
+                "kind": self.kind,
+                "genes": self.genes,
+                "encoder": self.encoder,
+                "central": None if self.central is None else self.central.reference,
+                "network": None if self.network is None else self.network.config,
+                "mpp": self.mpp,
+                "patch_px": self.patch_px,
+                "card": self.card,
+            }
+            write_json(made / FILES[0], spec)
+            tensors = {f"arrays.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in self.arrays.items()}
+            if self.network is not None:
+                tensors |= {f"network.{k}": v for k, v in self.network.state_dict().items()}
+            write_tensors(made / FILES[1], tensors)
+        return Path(path)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, central: CentralModel | str | None = None) -> Predictor:
+        """Load a directory. Raises `ValueError` for broken files, `KeyError` where the central model is not found."""
+        from c2lst.nn import PatchCNN
+
+        path = check_directory(path, *FILES)
+        spec = read_json(
+            path / FILES[0], "format", "kind", "genes", "encoder", "central", "network", "mpp", "patch_px", "card"
+        )
+        if spec["format"] != "c2lst.Predictor/1" or spec["kind"] not in KINDS:
+            raise ValueError(
+                f"{path} has format {spec['format']!r} and kind {spec['kind']!r}; this version reads "
+                f"'c2lst.Predictor/1' of {listing(KINDS)}."
+            )
+        get_encoder(spec["encoder"])
+        model = central
+        if spec["central"] is not None:
+            model = central_model(central, reference=spec["central"])
+        tensors = read_tensors(path / FILES[1])
+        arrays = {k.removeprefix("arrays."): v.numpy() for k, v in tensors.items() if k.startswith("arrays.")}
+        _check_arrays(spec, arrays, path)
+        network = None
+        if spec["network"] is not None:
+            network = PatchCNN(**spec["network"])
+            own = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+            load_strictly(network, own, path / FILES[1])
+            network.eval()
+        return cls(
+            spec["kind"],
+            spec["genes"],
+            arrays,
+            encoder=spec["encoder"],
+            central=model,
+            network=network,
+            mpp=spec["mpp"],
+            patch_px=spec["patch_px"],
+            card=spec["card"],
+        )
+
+    save, load = save_pretrained, from_pretrained
+
+    def __repr__(self) -> str:
+        lines = [f"Predictor {self.kind!r} of {len(self.genes)} genes, {self.patch_px} px at {self.mpp:g} um/px"]
+        if self.kind != "cnn":
+            lines[0] += f", on features of {self.encoder!r}"
+        return "\n".join(lines + [f"  {k}: {v}" for k, v in self.card.items() if k != "curves"])
+
+    def _repr_html_(self) -> str:
+        rows = {"kind": self.kind, "encoder": self.encoder, "genes": len(self.genes)}
+        return html_table("Predictor", rows | {k: v for k, v in self.card.items() if k != "curves"})
+
+
+def _check_arrays(spec: dict[str, Any], arrays: dict[str, NDArray], path: Path) -> None:
+    trust = {"trust_mean", "trust_rotation", "trust_limit"}
+    want = trust | ({"gene_mean", "gene_scale"} if spec["kind"] == "cnn" else {"mean", "rotation", "coef", "intercept"})
+    if set(arrays) != want:
+        raise ValueError(f"{path} must hold the arrays {listing(sorted(want))}; it holds {listing(sorted(arrays))}.")
+    last = arrays["gene_mean" if spec["kind"] == "cnn" else "intercept"]
+    if last.shape != (len(spec["genes"]),):
+        raise ValueError(f"{path} names {len(spec['genes'])} genes but predicts {last.shape[0]}.")

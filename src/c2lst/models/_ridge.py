@@ -1,0 +1,165 @@
+"""Ridge regression on features, its penalty chosen by correlation on real spots of sections left out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ALPHAS = tuple(10.0 ** np.arange(0, 6.5, 0.5))  # 1e0 to 1e6, fixed: the penalty decides the result
+N_COMPONENTS = 256
+
+
+def standardiser(features: NDArray, weight: NDArray) -> tuple[NDArray, NDArray]:
+    """Return (mean, rotation): features to standardised principal components of the training rows, 256 at most."""
+    w = weight / weight.sum()
+    mean = w @ features
+    centred = features - mean
+    scale = np.sqrt(w @ centred**2)
+    z = centred / np.where(scale > 1e-6, scale, np.inf)
+    _, s, vt = np.linalg.svd(z * np.sqrt(w)[:, None], full_matrices=False)
+    keep = min(N_COMPONENTS, int((s > 1e-5 * s[0]).sum()) if len(s) and s[0] > 0 else 0)
+    rotation = vt[: max(1, keep)].T / np.where(scale > 1e-6, scale, np.inf)[:, None]
+    return mean.astype(np.float32), rotation.astype(np.float32)
+
+
+def whitener(pool: NDArray, shrinkage: float = 0.1) -> tuple[NDArray, NDArray]:
+    """Return (mean, rotation): features to whitened principal components of the unpaired pool, 256 at most.
+
+    `shrinkage` moves each variance towards their mean (Ledoit & Wolf 2004, at a fixed weight), so that directions
+    the pool hardly has are not blown up.
+    """
+    mean = pool.mean(0)
+    scale = pool.std(0)
+    inverse = np.where(scale > 1e-6, 1 / np.maximum(scale, 1e-6), 0)
+    z = (pool - mean) * inverse
+    _, s, vt = np.linalg.svd(z, full_matrices=False)
+    keep = max(1, min(N_COMPONENTS, int((s > 1e-5 * s[0]).sum()), len(pool) - 1))
+    variance = s[:keep] ** 2 / len(pool)
+    variance = (1 - shrinkage) * variance + shrinkage * variance.mean()
+    rotation = inverse[:, None] * vt[:keep].T / np.sqrt(variance)
+    # as many units of variance as the standardised components have, so that one grid of penalties serves both
+    rotation *= np.sqrt((scale > 1e-6).sum() / keep)
+    return mean.astype(np.float32), rotation.astype(np.float32)
+
+
+def ridge_path(
+    x: NDArray, y: NDArray, weight: NDArray, alphas: tuple[float, ...] = ALPHAS
+) -> list[tuple[NDArray, NDArray]]:
+    """Return (coef, intercept) for each penalty; weighted least squares, the intercept not penalised."""
+    w = weight / weight.mean()
+    mx, my = w @ x / w.sum(), w @ y / w.sum()
+    root = np.sqrt(w)[:, None]
+    u, s, vt = np.linalg.svd((x - mx) * root, full_matrices=False)
+    uty = u.T @ ((y - my) * root)
+    out = []
+    for alpha in alphas:
+        coef = vt.T @ ((s / (s**2 + alpha))[:, None] * uty)
+        out.append((coef, my - mx @ coef))
+    return out
+
+
+def folds(groups: NDArray, positions: NDArray | None, n_folds: int = 4) -> NDArray[np.int64]:
+    """Return the fold of each real spot: its section, or a spatial block where there is one section alone."""
+    names, fold = np.unique(groups, return_inverse=True)
+    if len(names) > 1 or positions is None or len(groups) < 2 * n_folds:
+        if len(names) == 1:
+            fold = np.arange(len(groups)) % min(n_folds, len(groups))
+        return fold
+    from scipy.cluster.vq import kmeans2
+
+    start = positions[np.linspace(0, len(positions) - 1, n_folds).round().astype(int)]
+    _, fold = kmeans2(positions.astype(float), start.astype(float), minit="matrix", iter=20)
+    return np.unique(fold, return_inverse=True)[1]
+
+
+def choose_alpha(
+    x: NDArray,
+    y: NDArray,
+    weight: NDArray,
+    real: NDArray[np.bool_],
+    fold: NDArray[np.int64],
+    alphas: tuple[float, ...] = ALPHAS,
+) -> tuple[float, list[float]]:
+    """Return the penalty with the best mean PCC per gene on real spots of folds left out, and the whole curve.
+
+    `fold` has an entry a row; synthetic rows carry the fold of their parent and leave with it (-1 stays).
+    """
+    from c2lst.metrics import pearson
+
+    names = np.unique(fold[real])
+    scores = np.zeros((len(names), len(alphas)))
+    used = 0
+    for i, name in enumerate(names):
+        out = fold == name
+        test = out & real
+        train = ~out
+        if test.sum() < 3 or (train & real).sum() < 2:
+            continue
+        used += 1
+        for j, (coef, intercept) in enumerate(ridge_path(x[train], y[train], weight[train], alphas)):
+            scores[i, j] = np.nanmean(np.nan_to_num(pearson(x[test] @ coef + intercept, y[test])))
+    if not used:
+        return 1e3, []
+    curve = scores.sum(0) / used
+    return float(alphas[int(curve.argmax())]), [round(float(v), 4) for v in curve]
+
+
+def fit_ridge(
+    features: NDArray,
+    target: NDArray,
+    weight: NDArray,
+    real: NDArray[np.bool_],
+    fold: NDArray[np.int64],
+    *,
+    pool: NDArray | None = None,
+    alphas: tuple[float, ...] = ALPHAS,
+) -> tuple[dict[str, NDArray], dict]:
+    """Fit the recipe; `pool` (features of unpaired patches) whitens. Returns the arrays and what was chosen.
+
+    A gene whose target is NaN for some rows (synthetic ones that do not carry it) is fitted on the others.
+    """
+    mean, rotation = standardiser(features, weight) if pool is None else whitener(pool)
+    x = ((features - mean) @ rotation).astype(np.float64)
+    known = np.isfinite(target)
+    whole = known.all(0)
+    coef = np.zeros((x.shape[1], target.shape[1]))
+    intercept = np.zeros(target.shape[1])
+    chosen = {}
+    for part, rows in ((whole, np.ones(len(x), dtype=bool)), (~whole, known.all(1) | real)):
+        if not part.any():
+            continue
+        y = target[rows][:, part].astype(np.float64)
+        alpha, curve = choose_alpha(x[rows], y, weight[rows], real[rows], fold[rows], alphas)
+        (fitted,) = ridge_path(x[rows], y, weight[rows], (alpha,))
+        coef[:, part], intercept[part] = fitted
+        chosen.setdefault("alpha", alpha)
+        chosen.setdefault("alpha_curve", curve)
+    arrays = {
+        "mean": mean,
+        "rotation": rotation,
+        "coef": coef.astype(np.float32),
+        "intercept": intercept.astype(np.float32),
+    }
+    return arrays, chosen
+
+
+def fit_trust(features: NDArray) -> dict[str, NDArray]:
+    """Return what :meth:`c2lst.models.Predictor.distance` needs: means and covariance of the training tissue."""
+    n = len(features)
+    mean, scale = features.mean(0), features.std(0)
+    inverse = np.where(scale > 1e-6, 1 / np.maximum(scale, 1e-6), 0)
+    _, s, vt = np.linalg.svd((features - mean) * inverse, full_matrices=False)
+    keep = max(1, min(20, n // 5, int((s > 1e-6).sum())))
+    rotation = inverse[:, None] * vt[:keep].T / np.maximum(s[:keep] / np.sqrt(n), 1e-6)
+    distance = np.sqrt((((features - mean) @ rotation) ** 2).mean(1))
+    # few spots say little of their own extremes: the limit is the 99th percentile, and half of it again
+    limit = max(1e-6, 1.5 * float(np.quantile(distance, 0.99)))
+    return {
+        "trust_mean": mean.astype(np.float32),
+        "trust_rotation": rotation.astype(np.float32),
+        "trust_limit": np.array([limit], dtype=np.float32),
+    }

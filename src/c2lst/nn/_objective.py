@@ -1,0 +1,96 @@
+"""What a denoiser is trained to say, and how samples are drawn with it; both from a diffusers scheduler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ._denoiser import denoise
+from ._modulation import attached
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+    from torch import Tensor, nn
+
+    from ._modulation import Modulation
+
+
+class Objective:
+    """Noising and target of a scheduler: flow matching, or epsilon, v-prediction and sample of a DDPM-like one."""
+
+    def __init__(self, scheduler: SchedulerMixin):
+        self.scheduler = scheduler
+        self.flow = "FlowMatch" in type(scheduler).__name__
+        if not self.flow:
+            if not hasattr(scheduler, "alphas_cumprod"):
+                raise TypeError(f"{type(scheduler).__name__} is not a scheduler c2lst can train with.")
+            self.kind = scheduler.config.prediction_type
+            if self.kind not in ("epsilon", "v_prediction", "sample"):
+                raise ValueError(f"prediction_type={self.kind!r} of {type(scheduler).__name__} is not known.")
+
+    def draw_times(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw `n` times in 0..1; logit-normal for flow matching (Esser et al. 2024), uniform otherwise."""
+        if self.flow:
+            return torch.sigmoid(torch.randn(n, generator=generator))
+        return torch.rand(n, generator=generator)
+
+    def noised(self, z: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return noisy latents, what the denoiser is told the time is, and the target."""
+        steps = self.scheduler.config.num_train_timesteps
+        if self.flow:
+            sigma = u.to(z).view(-1, 1, 1, 1)
+            return (1 - sigma) * z + sigma * noise, u.to(z) * steps, noise - z
+        t = (u * steps).long().clamp(0, steps - 1).to(z.device)
+        alpha = self.scheduler.alphas_cumprod.to(z)[t].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
+        target = {
+            "epsilon": noise,
+            "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * z,
+            "sample": z,
+        }[self.kind]
+        return noisy, t, target
+
+    def loss(self, model: nn.Module, z: Tensor, noise: Tensor, u: Tensor) -> Tensor:
+        """Return the mean squared error per patch, `(n,)`."""
+        noisy, t, target = self.noised(z, noise, u)
+        return (denoise(model, noisy, t).float() - target.float()).square().mean(dim=(1, 2, 3))
+
+
+@torch.inference_mode()
+def sample(
+    model: nn.Module,
+    scheduler: SchedulerMixin,
+    noise: Tensor,
+    *,
+    steps: int,
+    modulation: Modulation | None = None,
+    condition: Tensor | None = None,
+    guidance: float = 1.0,
+) -> Tensor:
+    """Draw latents from `noise` `(n, C, h, w)`; `guidance` is that of Ho & Salimans (2022), 1 is none.
+
+    `condition` is `(n, d)`, a row of NaN being a patch without genes. The scheduler is copied: it holds state.
+    """
+    solver = type(scheduler).from_config(scheduler.config)
+    solver.set_timesteps(steps, device=noise.device)
+    # fixed at the start for solvers that add noise themselves: one draw a patch would need one generator a patch
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    extra = {"generator": generator} if "generator" in type(solver).step.__code__.co_varnames else {}
+    sigma = getattr(solver, "init_noise_sigma", 1.0)
+    z = noise * sigma
+    guided = modulation is not None and condition is not None and guidance != 1.0
+    for t in solver.timesteps:
+        x = solver.scale_model_input(z, t) if hasattr(solver, "scale_model_input") else z
+        times = t.to(z.device).expand(len(z))
+        if modulation is None:
+            v = denoise(model, x, times)
+        else:
+            with attached(modulation, model, condition):
+                v = denoise(model, x, times)
+            if guided:
+                with attached(modulation, model, torch.full_like(condition, torch.nan)):
+                    free = denoise(model, x, times)
+                v = free + guidance * (v - free)
+        z = solver.step(v, t, z, return_dict=True, **extra).prev_sample
+    return z

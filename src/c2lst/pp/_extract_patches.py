@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2lst._checks import check_choice, check_positive, listing
+from c2lst._docs import doc
+from c2lst._keys import Key
+from c2lst._logging import logger, progress
+from c2lst._notes import jsonable, notes, record
+from c2lst._resolve import Section, sections
+
+from . import _lattice
+from ._copying import duplicate
+from ._geometry import place, regions
+from ._image import levels, pick_level
+from ._scale import find_source_mpp
+from ._windows import PADS, WHITE, Cutter, cut, reading_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+MIN_INSIDE = 0.5  # share of a field of view that must lie in the image
+
+
+@dataclass
+class Plan:
+    """What is cut for one region of a table: rows, windows and recipe."""
+
+    cutter: Cutter
+    rows: NDArray[np.int64]
+    corners: NDArray[np.int64]
+    image_key: str
+    coordinate_system: str
+
+
+@doc
+def extract_patches(
+    sdata: Any,
+    *,
+    mpp: float,
+    patch_px: int = 64,
+    table_key: str = "table",
+    image_key: str | None = None,
+    coordinate_system: str | None = None,
+    source_mpp: float | None = None,
+    pad: str = "reflect",
+    max_ram_gb: float = 4.0,
+    store: str | Path | None = None,
+    key_added: str = Key.obsm.PATCHES,
+    copy: bool = False,
+) -> Any:
+    """Cut the H&E around every spot, at a known physical size: uint8 `(n_obs, H, W, 3)` in the order of the table.
+
+    Shapes are brought into the image through their coordinate system; windows are cut at whole pixels from the
+    coarsest pyramid level that needs no upsampling, and resized by area. Rows find their shapes by instance id.
+
+    Parameters
+    ----------
+    sdata
+        A :class:`~spatialdata.SpatialData` with an image in RGB, or a list or dict of them.
+    mpp
+        Microns per pixel of the patches.
+    patch_px
+        Side of a patch in pixels; the field of view is `mpp * patch_px` um.
+    {table_key}
+    image_key
+        Image to cut from; needed where several lie in the coordinate system of the shapes.
+    coordinate_system
+        Where shapes and image meet; needed where they meet in several that disagree.
+    source_mpp
+        Microns per pixel of the image at full resolution. `None` takes what is stored on the object
+        (`uns["c2lst"]["source_mpp"]`, `attrs["c2lst_source_mpp"]`, `microns_per_pixel` of Visium HD), then the pitch
+        of the array, see :func:`c2lst.pp.infer_mpp`.
+    pad
+        What lies beyond the edge of the image: `"reflect"`, `"edge"`, or `"white"` (`"constant"`).
+    max_ram_gb
+        Memory for pixels of the image; every dask chunk is read once, as many at a time as fit.
+    store
+        Directory of a zarr store the patches go into instead of `obsm`, chunk by chunk; a call that was interrupted
+        goes on there. Several sections get a store each in it, under their names.
+    key_added
+        Key in `obsm`.
+    {copy}
+
+    Returns
+    -------
+    `None`, or the copy. Sets the following fields of the table:
+
+    `obsm[key_added]`
+        uint8 `(n_obs, H, W, 3)`, unless `store` is given.
+    `obs["c2lst_valid"]`
+        False where a row has no shape or position, or more than half of its field of view is outside the image; its
+        patch is white.
+    `uns["c2lst"]["patches"][key_added]`
+        `mpp`, `source_mpp`, `patch_px`, `field_um`, `image_key`, `coordinate_system`, `level`, `store`; a list where
+        the regions of one table differ.
+
+    Raises
+    ------
+    ValueError
+        If the scale is unknown or finer than the image, shapes are rotated or stretched against the image, several
+        images fit, or none; all before anything is written.
+    TypeError
+        If the image is not uint8. An alpha channel is dropped only where it is opaque everywhere.
+
+    Examples
+    --------
+    >>> import c2lst as c2l
+    >>> sdata = c2l.datasets.toy_tissue(n_spots=16)
+    >>> c2l.pp.extract_patches(sdata, mpp=4.0, patch_px=16)
+    >>> sdata["table"].obsm["patches"].shape
+    (16, 16, 16, 3)
+    """
+    check_positive("mpp", mpp)
+    check_positive("patch_px", patch_px, integer=True)
+    check_positive("max_ram_gb", max_ram_gb)
+    check_choice("pad", pad, PADS)
+    if copy:
+        sdata = duplicate(sdata)
+    found = sections(sdata, table_key=table_key)
+    without = [s.name for s in found if s.sdata is None]
+    if without:
+        raise TypeError(
+            f"Section {listing(without)} is an AnnData, which has no image to cut from; pass the SpatialData "
+            "(`spatialdata_io` reads one), or write obsm['patches'] yourself."
+        )
+    plans = [_plan(s, mpp, int(patch_px), image_key, coordinate_system, source_mpp) for s in found]
+    paths = [None if store is None else _store_path(store, s, len(found)) for s in found]
+    params = {"mpp": mpp, "patch_px": patch_px, "pad": pad, "table_key": table_key}
+    done = []
+    for section, plan, path in zip(found, plans, paths, strict=True):
+        valid = np.zeros(section.table.n_obs, dtype=bool)
+        for part in plan:
+            valid[part.rows] = True
+        patches = _collect(section, plan, path, pad=pad, max_ram_gb=max_ram_gb, params=params)
+        done.append((section, plan, path, valid, patches))
+    for section, plan, path, valid, patches in done:
+        _write(section, plan, path, valid, patches, key_added, params)
+    return sdata if copy else None
+
+
+def _plan(
+    section: Section,
+    mpp: float,
+    patch_px: int,
+    image_key: str | None,
+    coordinate_system: str | None,
+    source_mpp: float | None,
+) -> list[Plan]:
+    out, outside, nowhere = [], 0, 0
+    at = _lattice.indices(section.table)
+    for region, rows, xy in regions(section.table, section.sdata):
+        where = place(section.sdata, region, image_key, coordinate_system)
+        pyramid = levels(section.sdata, where.image_key)
+        xy = where.pixels(xy)
+        scale = find_source_mpp(
+            source_mpp,
+            section.sdata,
+            section.table,
+            where.image_key,
+            region=region,
+            shape_scale=where.scale,
+            at=None if at is None else at[rows],
+            xy=xy,
+        )
+        cutter = Cutter(pick_level(pyramid, mpp, scale, where.image_key), patch_px, float(mpp), scale)
+        known = np.isfinite(xy).all(axis=1)
+        corners = np.zeros((len(rows), 2), dtype=np.int64)
+        corners[known] = cutter.corners(xy[known])
+        inside = known & (cutter.inside(corners) >= MIN_INSIDE)
+        if not inside.any():
+            height, width = pyramid[0].shape
+            low, high = np.nanmin(xy, axis=0), np.nanmax(xy, axis=0)
+            raise ValueError(
+                f"No spot of {region!r} lies in the image {where.image_key!r}: spots run over x {low[0]:.0f} to "
+                f"{high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}, the image over {width} x {height} px (through the "
+                f"coordinate system {where.coordinate_system!r}). Mend the transformation, or name another image_key= "
+                "or coordinate_system=."
+            )
+        nowhere += int((~known).sum())
+        outside += int((known & ~inside).sum())
+        out.append(Plan(cutter, rows[inside], corners[inside], where.image_key, where.coordinate_system))
+    logger.info(
+        "%s: %d patches of %d px at %g um/px, a field of view of %g um, from level %s of %s (%s um/px).",
+        section.name,
+        sum(len(p.rows) for p in out),
+        patch_px,
+        mpp,
+        mpp * patch_px,
+        _one([p.cutter.level.index for p in out]),
+        _one([p.image_key for p in out]),
+        _one([round(p.cutter.source_mpp, 4) for p in out]),
+    )
+    if nowhere or outside:
+        logger.warning(
+            "%s: %d of %d spots get obs['%s'] = False: %d have no shape or position, %d lie mostly outside the image.",
+            section.name,
+            nowhere + outside,
+            section.table.n_obs,
+            Key.obs.VALID,
+            nowhere,
+            outside,
+        )
+    return out
+
+
+def _one(values: list[Any]) -> Any:
+    return values[0] if len(set(values)) == 1 else list(values)
+
+
+def _store_path(store: str | Path, section: Section, n: int) -> str:
+    # absolute: it must still be found after a change of the working directory
+    path = os.path.abspath(os.fspath(store))
+    return path if n == 1 else os.path.join(path, section.name)
+
+
+def _meta(plan: list[Plan], path: str | None) -> dict[str, Any]:
+    cutter = plan[0].cutter
+    return jsonable(
+        {
+            "mpp": cutter.mpp,
+            "source_mpp": _one([p.cutter.source_mpp for p in plan]),
+            "patch_px": cutter.patch_px,
+            "field_um": cutter.mpp * cutter.patch_px,
+            "image_key": _one([p.image_key for p in plan]),
+            "coordinate_system": _one([p.coordinate_system for p in plan]),
+            "level": _one([p.cutter.level.index for p in plan]),
+            "store": path,
+        }
+    )
+
+
+def _batches(plan: list[Plan], skip: int, **how: Any) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    for part in plan:
+        order = reading_order(part.cutter, part.corners)
+        left = np.sort(order[min(skip, len(order)) :])  # the rest keeps its order among itself
+        skip = max(0, skip - len(order))
+        for which, patches in cut(part.cutter, part.corners[left], **how):
+            yield part.rows[left[which]], patches
+
+
+def _collect(section: Section, plan: list[Plan], path: str | None, *, params: dict, **how: Any):
+    n, px = section.table.n_obs, plan[0].cutter.patch_px
+    white = np.full((px, px, 3), WHITE, dtype=np.uint8)
+    total = sum(len(part.rows) for part in plan)
+    with progress(total=total, desc=f"patches of {section.name}", unit="patch") as bar:
+        if path is None:
+            out = np.empty((n, px, px, 3), dtype=np.uint8)
+            out[:] = white
+            for rows, patches in _batches(plan, 0, **how):
+                out[rows] = patches
+                bar.update(len(rows))
+            return out
+        from c2lst.io._patches import PatchWriter
+
+        # rows of the store in the order of reading, so that it can be written and resumed chunk by chunk
+        order = np.concatenate([part.rows[reading_order(part.cutter, part.corners)] for part in plan])
+        rest = np.setdiff1d(np.arange(n), order)
+        names = section.table.obs_names[np.concatenate([order, rest])]
+        where = [[int(c) for c in corner] for corner in np.concatenate([p.corners for p in plan])]
+        meta = {**_meta(plan, None), "pad": params["pad"], "section": section.name, "places": _digest(where)}
+        writer = PatchWriter(path, list(names), (px, px, 3), meta)
+        bar.update(min(writer.done, total))
+        for rows, patches in _batches(plan, writer.done, **how):
+            writer.append(patches)
+            bar.update(len(rows))
+        for _ in range(n - max(total, writer.done + writer.held) if not writer.complete else 0):
+            writer.append(white[None])
+        writer.close()
+    return None
+
+
+def _digest(places: list[list[int]]) -> str:
+    from hashlib import sha256
+
+    return sha256(repr(places).encode()).hexdigest()
+
+
+def _write(
+    section: Section,
+    plan: list[Plan],
+    path: str | None,
+    valid: NDArray[np.bool_],
+    patches: NDArray[np.uint8] | None,
+    key: str,
+    params: dict[str, Any],
+) -> None:
+    table = section.table
+    if patches is not None:
+        table.obsm[key] = patches
+    elif key in table.obsm:
+        del table.obsm[key]  # the store holds them now; two answers to one question would be one too many
+    section.write_obs(Key.obs.VALID, valid)
+    here = notes(table)
+    here["patches"] = {**here.get("patches", {}), key: _meta(plan, path)}
+    record(table, "extract_patches", **params, key_added=key, store=path)

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2lst._checks import check_choice, check_patches, check_positive
+from c2lst._docs import doc
+from c2lst._expression import check_genes, counts, expression
+from c2lst._keys import Key
+from c2lst._logging import logger
+from c2lst._notes import notes, record
+from c2lst._random import derive, generator
+
+from ._inputs import check_scale, common_panel, spots
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from c2lst.models import CentralModel, LocalModel
+    from c2lst.nn import GeneEncoder
+
+
+@doc
+def adapt(
+    data: Any,
+    central: CentralModel | str | Path = "starter",
+    *,
+    modulation: str = "film",
+    gene_encoder: str = "pca",
+    pool: NDArray[np.uint8] | None = None,
+    subset: str | None = None,
+    layer: str | None = None,
+    table_key: str = "table",
+    patch_key: str = "patches",
+    genes_key: str = "c2lst_genes",
+    library_key: str | None = None,
+    steps: int = 600,
+    batch_size: int = 64,
+    lr: float = 2e-3,
+    gene_dropout: float = 0.1,
+    validation: float = 0.15,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    strategy: str = "auto",
+    seed: int = 0,
+    key_added: str = "c2lst",
+    progress: bool | None = None,
+) -> LocalModel:
+    """Adapt a central model to the genes of a few paired spots.
+
+    A light modulation of the frozen denoiser's adaptive norms is fitted by the denoising loss; at step 0 it is nothing.
+    Genes are dropped at random, so that sampling can be guided (Ho & Salimans 2022). Some of the spots are held out to
+    choose the step that is kept, and to say whether the model listens: its loss with the true genes is compared to its
+    loss with the genes of other spots.
+
+    Parameters
+    ----------
+    {data}
+        Needs patches (:func:`c2lst.pp.extract_patches`) of the central model's scale and a panel
+        (:func:`c2lst.pp.select_genes`).
+    central
+        A central model, its registered name or its directory.
+    modulation
+        `"film"`, or `"lora"` (needs peft).
+    gene_encoder
+        `"pca"` (few spots), `"mlp"`, or `"scvi"` (20 spots or more).
+    pool
+        Unpaired H&E of the institution, uint8 `(n, H, W, 3)` at the same scale: stain and tissue are learned from it
+        with the genes dropped.
+    {subset}
+    {layer}
+    {table_key}
+    patch_key, genes_key
+        Where the patches and the panel are.
+    library_key
+        Column of `obs` that names the sections of a concatenated AnnData.
+    gene_dropout
+        Share of spots whose genes are dropped in a step.
+    validation
+        Share of the spots that is held out; with fewer than 12 spots none is.
+    {engine}
+    {seed}
+    key_added
+        Key of `uns` under which what was fitted is noted.
+    {progress}
+
+    Returns
+    -------
+    The local model. Sets the following fields:
+
+    `uns["c2lst"]["central"]` : dict
+        Name and content hash of the central model.
+    `uns[key_added]["local"]` : dict
+        What the model saw.
+
+    Raises
+    ------
+    KeyError
+        Patches, panel, subset or layer are missing.
+    ValueError
+        Scales do not agree, expression is no counts, or there are fewer than 2 spots.
+
+    Examples
+    --------
+    >>> import c2lst as c2l
+    >>> sdata = c2l.datasets.toy_tissue(40)
+    >>> c2l.pp.extract_patches(sdata, mpp=2.0, patch_px=64)
+    >>> c2l.pp.select_genes(sdata, n_top=20)
+    >>> local = c2l.tl.adapt(sdata, "toy", steps=2, progress=False)
+    >>> len(local.genes)
+    20
+    """
+    import torch
+
+    from c2lst.models import LocalModel, central_model
+    from c2lst.nn import GENE_ENCODERS, MODULATIONS, sites
+    from c2lst.train import ModulationPlan, fit
+
+    begun = time.monotonic()
+    check_choice("modulation", modulation, list(MODULATIONS))
+    check_choice("gene_encoder", gene_encoder, list(GENE_ENCODERS))
+    check_positive("steps", steps, integer=True)
+    check_positive("batch_size", batch_size, integer=True)
+    check_positive("lr", lr)
+    model = central_model(central)
+    seen = spots(
+        data, subset=subset, table_key=table_key, patch_key=patch_key, library_key=library_key, at_least=2, what="adapt"
+    )
+    tables = [s.table for s in seen]
+    for table in tables:
+        check_scale(table, model.mpp, model.patch_px, f"the central model {model.name!r}", patch_key)
+    genes = common_panel(tables, genes_key)
+    if pool is not None:
+        check_patches(pool, "pool")
+        if tuple(pool.shape[1:3]) != (model.patch_px, model.patch_px):
+            raise ValueError(
+                f"pool has patches of {pool.shape[1]} x {pool.shape[2]} px, the central model takes {model.patch_px}; "
+                f"call c2lst.pp.tissue_patches(sdata, mpp={model.mpp:g}, patch_px={model.patch_px})."
+            )
+    encoder_class = GENE_ENCODERS[gene_encoder]
+    values = np.concatenate([gene_values(s.table, genes, layer, encoder_class)[s.rows] for s in seen])
+
+    encoder = encoder_class.fit(values, seed=derive(seed, 21))
+    widths = [s.width for s in sites(model.denoiser)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, 22))
+        film = MODULATIONS[modulation](encoder.dim, widths, **_sized(modulation, model, encoder, widths))
+        denoiser = film.bind(model.denoiser)
+    latents = torch.stack(
+        [model.encode(np.ascontiguousarray(turned)) for turned in _turned(np.concatenate([s.patches for s in seen]))],
+        dim=1,
+    )
+    genes_tensor = torch.from_numpy(np.asarray(values, dtype=np.float32))
+    n = len(values)
+    order = generator(seed, 23).permutation(n)
+    n_held = round(validation * n) if n >= 12 else 0
+    held, used = order[:n_held], order[n_held:]
+    few = None
+    if pool is not None:
+        rows = generator(seed, 24).permutation(len(pool))[:2000]
+        few = model.encode(np.ascontiguousarray(np.asarray(pool)[rows]))
+    plan = ModulationPlan(
+        denoiser,
+        model.scheduler,
+        film,
+        encoder,
+        latents[used],
+        genes_tensor[used],
+        pool=few,
+        dropout=gene_dropout,
+        held_out=(latents[held], genes_tensor[held]) if n_held else None,
+        check_every=max(1, steps // 12),
+        steps=steps,
+        batch_size=min(batch_size, 4 * n),
+        lr=lr,
+        seed=derive(seed, 25),
+        weight_decay=0.05,
+    )
+    fit(plan, desc="adapt", accelerator=accelerator, devices=devices, strategy=strategy, progress=progress)
+    card: dict[str, Any] = {
+        "sections": [s.section.name for s in seen],
+        "n_spots": int(n),
+        "n_held_out": int(n_held),
+        "n_pool": 0 if few is None else len(few),
+        "subset": subset or "all spots",
+        "n_genes": len(genes),
+        "mpp": model.mpp,
+        "patch_px": model.patch_px,
+        "steps": int(steps),
+        "seed": int(seed),
+    }
+    if n_held:
+        plan.load_state_dict(plan.best[1])
+        own, other, none = (
+            plan.validate(repeats=16),
+            plan.validate(shuffle=True, repeats=16),
+            plan.validate(dropped=True, repeats=16),
+        )
+        card |= {
+            "kept_step": int(plan.best[2]),
+            "loss_held_out": round(own, 5),
+            "loss_genes_shuffled": round(other, 5),
+            "loss_genes_dropped": round(none, 5),
+            "listens": bool(own < other),
+        }
+        if own >= other:
+            logger.warning(
+                "The local model does not listen to its genes: held-out loss %.4f with the true genes, %.4f with those "
+                "of other spots. Do not trust its synthetic spots; more spots, more steps or another panel may help.",
+                own,
+                other,
+            )
+    card["share_of_central"] = round(
+        sum(p.numel() for m in (film, encoder) for p in m.parameters()) / model.n_parameters, 4
+    )
+    card["hours"] = round((time.monotonic() - begun) / 3600, 4)
+    card["curves"] = {"loss": _thin(plan.losses), "validation": [list(v) for v in plan.validation]}
+    local = LocalModel(model, encoder, film, genes, modulation_kind=modulation, card=card)
+    for s in seen:
+        notes(s.table)["central"] = model.reference
+        record(
+            s.table, "adapt", central=model.name, modulation=modulation, gene_encoder=gene_encoder, subset=subset,
+            layer=layer, patch_key=patch_key, genes_key=genes_key, steps=steps, batch_size=batch_size, lr=lr, seed=seed,
+            pool=0 if pool is None else len(pool),
+        )  # fmt: skip
+        said = {k: v for k, v in card.items() if k not in ("curves", "hours")}
+        s.table.uns[key_added] = {**dict(s.table.uns.get(key_added, {})), "local": said}
+    return local
+
+
+def gene_values(
+    table: AnnData, genes: list[str], layer: str | None, encoder: type[GeneEncoder] | GeneEncoder
+) -> NDArray[np.float32]:
+    """Return what a gene encoder takes: log1p CP10k, or counts."""
+    if not encoder.uses_counts:
+        return expression(table, genes, layer)
+    if layer is None and "counts" in table.layers and Key.obs.PARENT in table.obs:
+        layer = "counts"
+    x = counts(table, layer)[:, check_genes(table, genes)]
+    return np.asarray(x.todense() if hasattr(x, "todense") else x, dtype=np.float32)
+
+
+def _sized(kind: str, model: CentralModel, encoder: GeneEncoder, widths: list[int]) -> dict[str, int]:
+    """Choose the rank so that what is added stays under 5 % of the central model's parameters."""
+    budget = 0.05 * model.n_parameters - sum(p.numel() for p in encoder.parameters())
+    if kind == "lora":
+        budget *= 0.6
+    rank = int((budget - sum(widths)) // (sum(widths) + 3 * encoder.dim + 100))
+    return {"rank": max(2, min(64, rank))}
+
+
+def _turned(patches: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Return the eight turns and flips of patches: tissue has no up."""
+    turns = [np.rot90(patches, k, (1, 2)) for k in range(4)]
+    return turns + [t[:, :, ::-1] for t in turns]
+
+
+def _thin(values: list[float], keep: int = 200) -> list[float]:
+    parts = np.array_split(np.asarray(values, dtype=float), min(keep, max(1, len(values))))
+    return [round(float(p.mean()), 5) for p in parts if len(p)]

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2lst._checks import check_choice, check_positive
+from c2lst._docs import doc
+from c2lst._expression import LOG1P, check_genes, counts, expression, library_size
+from c2lst._keys import Key
+from c2lst._notes import notes, record
+from c2lst._random import derive, generator
+from c2lst._resolve import sections, subset_mask
+
+from ._inputs import valid_mask
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from c2lst.models import LocalModel
+
+STRATEGIES = ("resample", "interpolate", "scvi")
+
+
+@doc
+def augment(
+    data: Any,
+    local: LocalModel,
+    *,
+    n_obs: int | None = None,
+    strategy: str = "interpolate",
+    guidance: float = 1.5,
+    sampler_steps: int = 16,
+    subset: str | None = None,
+    layer: str | None = None,
+    table_key: str = "table",
+    library_key: str | None = None,
+    batch_size: int = 64,
+    store: str | Path | None = None,
+    devices: int = 1,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> AnnData:
+    """Make synthetic spots: gene profiles like those of the data, and a patch the local model draws for each.
+
+    Parameters
+    ----------
+    {data}
+        The spots whose profiles are the start; patches are not read.
+    local
+        What :func:`c2lst.tl.adapt` returns.
+    n_obs
+        How many; `None` is ten for each spot, 2,000 at most.
+    strategy
+        `"resample"`: the real profiles. `"interpolate"`: between a spot and one of its five neighbours in expression,
+        nearer to the spot, which is the parent. `"scvi"`: counts drawn from the posterior predictive of
+        :class:`scvi.model.SCVI` (Lopez et al. 2018) at each parent.
+    guidance
+        Of Ho & Salimans (2022): 1 is none, more exaggerates what the genes ask for.
+    sampler_steps
+        Steps of the central model's solver.
+    {subset}
+    {layer}
+    {table_key}
+    library_key
+        Column of `obs` that names the sections of a concatenated AnnData.
+    batch_size
+        Patches drawn at once; bounds the memory.
+    store
+        Directory of a zarr store that takes the patches, for more of them than memory holds.
+    devices
+        Processes that share the work; the same patches come out.
+    {seed}
+    {progress}
+
+    Returns
+    -------
+    A new AnnData `(n_obs, n_genes)`: `X` is the profile that conditioned each patch (log1p CP10k), with the fields
+
+    `obsm["patches"]` : uint8 `(n_obs, H, W, 3)`
+        Unless they are in `store`.
+    `obs["c2lst_origin"]`, `obs["c2lst_parent"]`, `obs["c2lst_section"]`, `obs["c2lst_seed"]`
+        "synthetic", obs_name and section of the parent, and the seed.
+    `layers["counts"]`
+        For `"scvi"` alone.
+
+    Raises
+    ------
+    KeyError
+        Genes of the local model's panel are missing, or the subset is.
+    ValueError
+        Expression is no counts, or an argument is out of range.
+
+    Examples
+    --------
+    >>> import c2lst as c2l
+    >>> sdata = c2l.datasets.toy_tissue(40)
+    >>> c2l.pp.extract_patches(sdata, mpp=2.0, patch_px=64)
+    >>> c2l.pp.select_genes(sdata, n_top=20)
+    >>> local = c2l.tl.adapt(sdata, "toy", steps=2, progress=False)
+    >>> synth = c2l.tl.augment(sdata, local, n_obs=4, sampler_steps=2, progress=False)
+    >>> synth.shape, synth.obsm["patches"].shape
+    ((4, 20), (4, 64, 64, 3))
+    """
+    from anndata import AnnData
+
+    check_choice("strategy", strategy, STRATEGIES)
+    check_positive("guidance", guidance, zero=True)
+    check_positive("sampler_steps", sampler_steps, integer=True)
+    check_positive("batch_size", batch_size, integer=True)
+    check_positive("devices", devices, integer=True)
+    found = []
+    for section in sections(data, table_key=table_key, library_key=library_key):
+        check_genes(section.table, local.genes, f"The table of section {section.name!r}")
+        rows = np.flatnonzero(subset_mask(section.table, subset) & valid_mask(section.table))
+        found.append((section, rows))
+    log = np.concatenate([expression(s.table, local.genes, layer)[rows] for s, rows in found])
+    names = np.concatenate([s.table.obs_names.to_numpy()[rows] for s, rows in found])
+    where = np.concatenate([np.repeat(s.name, len(rows)) for s, rows in found])
+    if not len(names):
+        raise ValueError(f"No spot with a valid patch is left (subset={subset!r}).")
+    n = min(2000, 10 * len(names)) if n_obs is None else n_obs
+    check_positive("n_obs", n, integer=True)
+    uses_counts = local.gene_encoder.uses_counts or strategy == "scvi"
+    raw = size = None
+    if uses_counts:
+        panels = [counts(s.table, layer)[:, check_genes(s.table, local.genes)][rows] for s, rows in found]
+        raw = np.concatenate([np.asarray(p.todense() if hasattr(p, "todense") else p) for p in panels])
+        size = np.concatenate([library_size(s.table, layer)[rows] for s, rows in found])
+
+    parents = parents_of(len(names), n, seed)
+    profiles, drawn = _profiles(strategy, log, raw, size, parents, local, seed)
+    condition = profiles
+    if local.gene_encoder.uses_counts:
+        pseudo = np.expm1(profiles) * size[parents, None] / 1e4
+        condition = pseudo if drawn is None else drawn
+
+    synthetic = AnnData(profiles.astype(np.float32))
+    synthetic.var_names = local.genes
+    synthetic.obs_names = [f"synthetic_{i}" for i in range(n)]
+    synthetic.obs[Key.obs.ORIGIN] = "synthetic"
+    synthetic.obs[Key.obs.PARENT] = names[parents]
+    synthetic.obs[Key.SECTION] = where[parents]
+    synthetic.obs[Key.obs.SEED] = int(seed)
+    for key in (Key.obs.ORIGIN, Key.obs.PARENT, Key.SECTION):
+        synthetic.obs[key] = synthetic.obs[key].astype("category")
+    synthetic.var[Key.var.GENES] = True
+    if drawn is not None:
+        synthetic.layers["counts"] = drawn.astype(np.int32)
+    keep = notes(synthetic)
+    keep["central"], keep["expression"] = local.central.reference, LOG1P
+    keep["patches"] = {
+        Key.obsm.PATCHES: {
+            "mpp": local.mpp, "source_mpp": local.mpp, "patch_px": local.patch_px,
+            "field_um": local.mpp * local.patch_px, "image_key": "none", "coordinate_system": "none", "level": 0,
+            "store": "none" if store is None else str(store),
+        }
+    }  # fmt: skip
+    record(
+        synthetic, "augment", strategy=strategy, guidance=guidance, sampler_steps=sampler_steps, subset=subset,
+        layer=layer, n_obs=n, seed=seed, listens=local.card.get("listens"),
+    )  # fmt: skip
+    settings = {
+        "seed": derive(seed, 31), "guidance": guidance, "steps": sampler_steps, "batch_size": batch_size,
+    }  # fmt: skip
+    if store is not None:
+        from c2lst._logging import batches
+        from c2lst._logging import progress as bar
+        from c2lst.io import write_patches
+
+        block = batch_size * max(1, 512 // batch_size)
+
+        def chunks():
+            with bar(total=n, desc="generating", show=progress, unit="patch") as shown:
+                for s in batches(n, block):
+                    yield local.sample(condition[s], index=np.arange(s.start, s.stop), **settings)
+                    shown.update(s.stop - s.start)
+
+        write_patches(store, chunks(), obs_names=list(synthetic.obs_names), mpp=local.mpp)
+    elif devices > 1:
+        synthetic.obsm[Key.obsm.PATCHES] = in_processes(local, condition, devices, settings)
+    else:
+        synthetic.obsm[Key.obsm.PATCHES] = local.sample(condition, progress=progress, **settings)
+    return synthetic
+
+
+def parents_of(n_spots: int, n: int, seed: int) -> NDArray[np.int64]:
+    """Draw parents so that every spot is one equally often, up to one."""
+    rounds = [generator(seed, 32, k).permutation(n_spots) for k in range(-(-n // n_spots))]
+    return np.concatenate(rounds)[:n]
+
+
+def neighbours(log: NDArray[np.float32], k: int = 5) -> NDArray[np.int64]:
+    """Return the `k` nearest spots of each in standardised expression, `(n, k)`; fewer where there are fewer."""
+    from sklearn.neighbors import NearestNeighbors
+
+    z = (log - log.mean(0)) / np.maximum(log.std(0), 1e-6)
+    k = min(k, len(z) - 1)
+    if k < 1:
+        return np.arange(len(z))[:, None]
+    return NearestNeighbors(n_neighbors=k + 1).fit(z).kneighbors(z, return_distance=False)[:, 1:]
+
+
+def _profiles(
+    strategy: str,
+    log: NDArray[np.float32],
+    raw: NDArray | None,
+    size: NDArray | None,
+    parents: NDArray[np.int64],
+    local: LocalModel,
+    seed: int,
+) -> tuple[NDArray[np.float32], NDArray | None]:
+    if strategy == "resample":
+        return log[parents], None
+    if strategy == "interpolate":
+        partner, share = mixing(log, parents, seed)
+        return (1 - share) * log[parents] + share * log[partner], None
+    import torch
+
+    from c2lst.nn import SCVIGeneEncoder
+
+    encoder = local.gene_encoder
+    if encoder.kind != "scvi":
+        encoder = SCVIGeneEncoder.fit(raw, seed=derive(seed, 34))
+    drawn = encoder.draw(torch.from_numpy(raw[parents].astype(np.float32)), seed=derive(seed, 35)).numpy()
+    rate = drawn * 1e4 / np.maximum(size[parents, None], 1)
+    return np.log1p(rate).astype(np.float32), drawn
+
+
+def mixing(
+    log: NDArray[np.float32], parents: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Draw a partner among the parent's expression neighbours and its share, up to a half: `(n,)`, `(n, 1)`."""
+    near = neighbours(log)
+    rng = generator(seed, 33)
+    partner = near[parents, rng.integers(near.shape[1], size=len(parents))]
+    return partner, rng.uniform(0, 0.5, size=(len(parents), 1)).astype(np.float32)
+
+
+def in_processes(local: LocalModel, condition: NDArray, devices: int, settings: dict[str, Any]) -> NDArray[np.uint8]:
+    """Share the drawing among processes: whole batches each, so that a batch is what it is in one process."""
+    import tempfile
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+    from pathlib import Path
+
+    size = settings["batch_size"]
+    n_batches = -(-len(condition) // size)
+    cuts = [min(len(condition), size * round(i * n_batches / devices)) for i in range(devices + 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        central, own = Path(folder) / "central", Path(folder) / "local"
+        local.central.save_pretrained(central)
+        local.save_pretrained(own)
+        jobs = [
+            (str(central), str(own), condition[a:b], np.arange(a, b), settings)
+            for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+            if b > a
+        ]
+        with ProcessPoolExecutor(len(jobs), mp_context=get_context("spawn")) as pool:
+            return np.concatenate(list(pool.map(_draw_part, jobs)))
+
+
+def _draw_part(job: tuple) -> NDArray[np.uint8]:
+    import torch
+
+    from c2lst.models import CentralModel, LocalModel
+
+    central, own, condition, index, settings = job
+    torch.set_num_threads(1)
+    local = LocalModel.from_pretrained(own, central=CentralModel.from_pretrained(central))
+    return local.sample(condition, index=index, **settings)

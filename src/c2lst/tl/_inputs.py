@@ -1,0 +1,140 @@
+"""What the tools ask of their input, checked before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2lst._checks import listing
+from c2lst._expression import panel
+from c2lst._keys import Key
+from c2lst._patches import get_patches, patch_meta
+from c2lst._resolve import Section, sections, subset_mask
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from c2lst.models import CentralModel
+
+
+@dataclass
+class Spots:
+    """Spots of one section that a tool may see: rows of the table, and their patches."""
+
+    section: Section
+    rows: NDArray[np.int64]
+    patches: Any  # uint8 (n, H, W, 3), in memory
+
+    @property
+    def table(self) -> AnnData:
+        """The table."""
+        return self.section.table
+
+    @property
+    def names(self) -> NDArray:
+        """obs_names of the rows."""
+        return self.section.table.obs_names.to_numpy()[self.rows]
+
+
+def valid_mask(table: AnnData) -> NDArray[np.bool_]:
+    """Return which spots have a patch worth seeing."""
+    if Key.obs.VALID not in table.obs:
+        return np.ones(table.n_obs, dtype=bool)
+    return table.obs[Key.obs.VALID].to_numpy().astype(bool)
+
+
+def spots(
+    data: Any,
+    *,
+    subset: str | None = None,
+    table_key: str = "table",
+    patch_key: str = Key.obsm.PATCHES,
+    library_key: str | None = None,
+    at_least: int = 1,
+    what: str = "this",
+) -> list[Spots]:
+    """Resolve `data` into sections and read the patches of the spots that are meant and valid."""
+    out = []
+    for section in sections(data, table_key=table_key, library_key=library_key):
+        patches = get_patches(section.table, patch_key)
+        rows = np.flatnonzero(subset_mask(section.table, subset) & valid_mask(section.table))
+        out.append(Spots(section, rows, np.asarray(patches[rows]) if len(rows) else None))
+    total = sum(len(s.rows) for s in out)
+    if total < at_least:
+        raise ValueError(
+            f"{total} spots (subset={subset!r}, valid patches) are too few for {what}, which needs at least {at_least}."
+        )
+    return [s for s in out if len(s.rows)]
+
+
+def scale_of(table: AnnData, key: str = Key.obsm.PATCHES) -> tuple[float, int]:
+    """Return (mpp, patch_px) of a table's patches."""
+    meta = patch_meta(table, key)
+    return float(meta["mpp"]), int(meta["patch_px"])
+
+
+def check_scale(table: AnnData, mpp: float, patch_px: int, who: str, key: str = Key.obsm.PATCHES) -> None:
+    """Raise unless the patches of a table have this scale (mpp within 2 %) and size."""
+    here, px = scale_of(table, key)
+    if abs(here / mpp - 1) > 0.02 or px != patch_px:
+        raise ValueError(
+            f"The patches {key!r} are {px} px at {here:g} um/px, {who} takes {patch_px} px at {mpp:g} um/px. "
+            f"Call `c2lst.pp.extract_patches(sdata, mpp={mpp:g}, patch_px={patch_px})`."
+        )
+
+
+def common_panel(tables: list[AnnData], genes_key: str = Key.var.GENES) -> list[str]:
+    """Return the panel all sections agree on."""
+    panels = [panel(t, genes_key) for t in tables]
+    if any(set(p) != set(panels[0]) for p in panels):
+        raise ValueError(
+            f"The sections mark different panels in var[{genes_key!r}]; call `c2lst.pp.select_genes([...])` on all of "
+            "them at once."
+        )
+    return panels[0]
+
+
+def central_for(
+    data: list[AnnData] | AnnData, central: CentralModel | str | None, *, encoder: str = "central"
+) -> CentralModel | None:
+    """Return the central model whose features are meant.
+
+    The one noted in `uns["c2lst"]["central"]`, else `central`, else the starter; `None` for another encoder.
+    """
+    from c2lst.models import central_model, get_encoder
+
+    if not get_encoder(encoder).needs_central:
+        return None
+    references = []
+    for table in data if isinstance(data, list) else [data]:
+        found = (table.uns.get(Key.UNS) or {}).get("central")
+        if found is not None and found["hash"] not in [r["hash"] for r in references]:
+            references.append(dict(found))
+    if len(references) > 1:
+        raise ValueError(
+            f"The sections refer to different central models {listing(r['name'] for r in references)}; "
+            "embed them with one of them, or adapt all of them together."
+        )
+    return central_model(central, reference=references[0] if references else None)
+
+
+def synthetic_table(synthetic: Any, name: str = "synthetic") -> AnnData:
+    """Return the synthetic AnnData, checked to be one of :func:`c2lst.tl.augment`."""
+    from anndata import AnnData
+
+    if not isinstance(synthetic, AnnData):
+        raise TypeError(f"{name} must be the AnnData that c2lst.tl.augment returns, not {type(synthetic).__name__}.")
+    if Key.obs.PARENT not in synthetic.obs:
+        raise KeyError(
+            f"{name}.obs has no column {Key.obs.PARENT!r}; it has {listing(synthetic.obs.columns)}. Pass what "
+            "`c2lst.tl.augment(data, local)` returns."
+        )
+    return synthetic
+
+
+def one_table(data: Any, table_key: str = "table") -> list[AnnData]:
+    """Return the tables of `data`."""
+    return [s.table for s in sections(data, table_key=table_key)]

@@ -1,0 +1,278 @@
+"""What is trained, and against what: one plan per objective.
+
+A plan draws its own batches. Step `i` uses a generator seeded by `(seed, i)`, so the same seed gives the same bytes
+and a run that was interrupted goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as lp
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from c2lst._random import derive
+from c2lst.nn import Objective, attached, to_tensor
+
+from ._data import augment_batch
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from c2lst.nn import GeneEncoder, Modulation
+
+    from ._data import Pool
+
+
+class Plan(lp.LightningModule):
+    """Base: AdamW, warm-up and cosine decay over `steps`, gradients clipped by the trainer.
+
+    `losses` keeps one value a step; `validation` pairs `(step, value)`.
+    """
+
+    def __init__(self, *, steps: int, batch_size: int, lr: float, seed: int, weight_decay: float = 0.01):
+        super().__init__()
+        self.steps, self.batch_size, self.lr = int(steps), int(batch_size), float(lr)
+        self.seed, self.weight_decay = int(seed), float(weight_decay)
+        self.step = 0  # survives a resume, unlike the trainer's own count
+        self.losses: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+
+    def trained(self) -> list[nn.Parameter]:
+        """Parameters the optimiser sees."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW (Loshchilov & Hutter 2019)."""
+        return torch.optim.AdamW(self.trained(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99))
+
+    def draws(self, *stream: int) -> torch.Generator:
+        """Return the generator of this step (and of this process, when there are several)."""
+        return torch.Generator().manual_seed(derive(self.seed, 101, self.step, self.global_rank, *stream))
+
+    def rows(self, n: int, generator: torch.Generator, size: int | None = None) -> NDArray[np.int64]:
+        """Draw the rows of a batch, without repeats as far as `n` reaches."""
+        size = self.batch_size if size is None else size
+        parts = [torch.randperm(n, generator=generator) for _ in range(-(-size // n))]
+        return torch.cat(parts)[:size].numpy()
+
+    def rate(self) -> float:
+        """Learning rate of this step: 5 % warm-up, then a cosine to a tenth."""
+        warm = max(1, min(200, self.steps // 20))
+        if self.step < warm:
+            return self.lr * (self.step + 1) / warm
+        x = (self.step - warm) / max(1, self.steps - warm)
+        return self.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, x))))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One step: set the rate, take the loss, count."""
+        for group in self.optimizers().param_groups:
+            group["lr"] = self.rate()
+        loss = self.loss(self.draws())
+        self.losses.append(float(loss.detach()))
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the step once the weights have moved."""
+        self.step += 1
+        self.after_step()
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Return the loss of this step."""
+        raise TypeError(f"{type(self).__name__} must define loss.")
+
+    def after_step(self) -> None:
+        """What follows a step (nothing by default)."""
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Tensors beyond the parameters that a checkpoint must hold."""
+        return {}
+
+
+class TokenizerPlan(Plan):
+    """Autoencoder: L1 and its gradient, a light KL, noise on the latents that a diffusion model must survive."""
+
+    def __init__(self, tokenizer: nn.Module, patches: Pool, *, kl: float = 1e-4, noise: float = 0.1, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.tokenizer, self.patches, self.kl, self.noise = tokenizer, patches, kl, noise
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Reconstruction and regularisation."""
+        x = to_tensor(self.patches.take(self.rows(len(self.patches), generator)))
+        x = augment_batch(x, generator, stain=0.05).to(self.device)
+        posterior = self.tokenizer.encode(x).latent_dist
+        z = posterior.mean + self.noise * torch.randn(posterior.mean.shape, generator=generator).to(x.device)
+        y = self.tokenizer.decode(z).sample.float()
+        pixel = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x)
+        edges = sum(F.l1_loss(y.diff(dim=d), x.diff(dim=d)) for d in (2, 3))
+        small = F.l1_loss(F.avg_pool2d(y, 4), F.avg_pool2d(x, 4))
+        # unit-variance Gaussian with a fixed noise: KL is the squared mean up to a constant
+        return pixel + edges + small + self.kl * posterior.mean.float().square().mean()
+
+
+class DenoiserPlan(Plan):
+    """Denoiser on cached latents, with an exponential moving average of its weights."""
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        scheduler: SchedulerMixin,
+        latents: Tensor,
+        *,
+        held_out: Tensor | None = None,
+        ema: float = 0.999,
+        check_every: int = 200,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.denoiser = denoiser
+        self.objective, self.latents, self.held_out = Objective(scheduler), latents, held_out
+        self.decay, self.check_every = ema, check_every
+        self.average = copy.deepcopy(denoiser).requires_grad_(False)
+
+    def trained(self) -> list[nn.Parameter]:
+        """Parameters of the denoiser, not of its average."""
+        return list(self.denoiser.parameters())
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Denoising error."""
+        z = self.latents[self.rows(len(self.latents), generator)].to(self.device)
+        noise = torch.randn(z.shape, generator=generator).to(z)
+        u = self.objective.draw_times(len(z), generator)
+        return self.objective.loss(self.denoiser, z, noise, u).mean()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move the average; look at the held-out patches now and then."""
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        for a, p in zip(self.average.parameters(), self.denoiser.parameters(), strict=True):
+            a.lerp_(p.detach(), 1 - decay)
+        if self.held_out is not None and (self.step % self.check_every == 0 or self.step == self.steps):
+            self.validation.append((self.step, self.validate()))
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Denoising error of the average on held-out patches, at fixed noise and times."""
+        generator = torch.Generator().manual_seed(derive(self.seed, 103))
+        total = 0.0
+        for z in self.held_out.split(128):
+            noise = torch.randn(z.shape, generator=generator)
+            u = (torch.arange(len(z)) + 0.5) / len(z)
+            z = z.to(self.device)
+            total += float(self.objective.loss(self.average, z, noise.to(z), u).sum())
+        return total / len(self.held_out)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """The moving average."""
+        return {f"average.{k}": v for k, v in self.average.state_dict().items()}
+
+
+class ModulationPlan(Plan):
+    """Modulation of a frozen denoiser by the genes of few spots, beside unpaired tissue with the genes dropped."""
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        scheduler: SchedulerMixin,
+        modulation: Modulation,
+        encoder: GeneEncoder,
+        latents: Tensor,
+        genes: Tensor,
+        *,
+        pool: Tensor | None = None,
+        dropout: float = 0.1,
+        condition_noise: float = 0.1,
+        held_out: tuple[Tensor, Tensor] | None = None,
+        check_every: int = 100,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.modulation, self.encoder = modulation, encoder
+        # not a submodule: the central model is frozen and not this plan's to train, move or save
+        object.__setattr__(self, "frozen", denoiser)
+        self.objective = Objective(scheduler)
+        self.latents, self.genes, self.pool, self.held_out = latents, genes, pool, held_out
+        self.dropout, self.condition_noise, self.check_every = dropout, condition_noise, check_every
+        self.best: tuple[float, dict[str, Tensor], int] | None = None
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Denoising error under the genes (dropped at random), and without them on the pool."""
+        # latents: (n, 8, C, h, w), one entry a turn and flip of the patch
+        rows = self.rows(len(self.latents), generator)
+        turn = torch.randint(0, self.latents.shape[1], (len(rows),), generator=generator)
+        z = self.latents[rows, turn]
+        condition = self.encoder(self.genes[rows].to(self.device))
+        if self.condition_noise:
+            jitter = torch.randn(condition.shape, generator=generator).to(condition)
+            condition = condition + self.condition_noise * jitter
+        drop = torch.rand(len(z), generator=generator) < self.dropout
+        if self.pool is not None:
+            extra = self.rows(len(self.pool), generator, max(1, len(z) // 4))
+            z = torch.cat([z, self.pool[extra]])
+            drop = torch.cat([drop, torch.ones(len(extra), dtype=torch.bool)])
+            condition = torch.cat([condition, condition.new_zeros(len(extra), condition.shape[1])])
+        z = z.to(self.device)
+        condition = torch.where(drop.to(self.device)[:, None], torch.nan, condition)
+        noise = torch.randn(z.shape, generator=generator).to(z)
+        u = self.objective.draw_times(len(z), generator)
+        with attached(self.modulation, self.frozen, condition):
+            return self.objective.loss(self.frozen, z, noise, u).mean()
+
+    def after_step(self) -> None:
+        """Look at the held-out spots now and then and keep the best state."""
+        if self.held_out is not None and (self.step % self.check_every == 0 or self.step == self.steps):
+            value = self.validate()
+            self.validation.append((self.step, value))
+            if self.best is None or value < self.best[0]:
+                state = {k: v.detach().clone() for k, v in self.state_dict().items()}
+                self.best = (value, state, self.step)
+
+    @torch.no_grad()
+    def validate(self, shuffle: bool = False, dropped: bool = False, repeats: int = 8) -> float:
+        """Denoising error on held-out spots at fixed noise and times; `shuffle` gives each the genes of another."""
+        was = self.training
+        self.eval()
+        generator = torch.Generator().manual_seed(derive(self.seed, 107))
+        latents, genes = self.held_out
+        condition = self.encoder(genes.to(self.device))
+        total, count = 0.0, 0
+        for k in range(repeats):
+            z = latents[:, k % latents.shape[1]].to(self.device)
+            noise = torch.randn(z.shape, generator=generator).to(z)
+            u = ((torch.randperm(len(z), generator=generator) + 0.5) / len(z) + k / repeats) % 1.0
+            c = condition
+            if shuffle and len(z) > 1:
+                c = condition.roll(1 + k % (len(z) - 1), 0)
+            if dropped:
+                c = torch.full_like(condition, torch.nan)
+            with attached(self.modulation, self.frozen, c):
+                total += float(self.objective.loss(self.frozen, z, noise, u).sum())
+            count += len(z)
+        self.train(was)
+        return total / count
+
+
+class CNNPlan(Plan):
+    """Image -> genes end to end, weighted mean squared error on standardised expression."""
+
+    def __init__(
+        self, network: nn.Module, images: Pool, target: Tensor, weight: Tensor, *, stain: float = 0.1, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self.network, self.images, self.target, self.weight, self.stain = network, images, target, weight, stain
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Draw samples by weight: an arm with more samples still takes the same number of steps."""
+        rows = torch.multinomial(self.weight, self.batch_size, replacement=True, generator=generator).numpy()
+        x = augment_batch(to_tensor(self.images.take(rows)), generator, stain=self.stain).to(self.device)
+        y = self.target[rows].to(self.device)
+        known = torch.isfinite(y)
+        error = torch.where(known, self.network(x).float() - torch.nan_to_num(y), 0.0)
+        return error.square().sum() / known.sum().clamp_min(1)

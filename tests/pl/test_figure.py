@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import c2lst as c2l
+
+
+def test_importing_the_plots_imports_no_matplotlib():
+    code = "import sys, c2lst.pl; print('matplotlib' in sys.modules, 'torch' in sys.modules)"
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert got.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("name", ["embedding_overlap", "composition", "round_trip", "memorization"])
+def test_a_missing_result_names_key_content_and_call(synthetic, name):
+    del synthetic.uns[name]
+    with pytest.raises(KeyError, match=f"(?s){name}.*'c2lst'.*c2lst.tl.{name}"):
+        getattr(c2l.pl, name)(synthetic)
+
+
+@pytest.mark.parametrize("name", ["embedding_overlap", "composition", "round_trip", "memorization", "gene_sweep"])
+def test_anything_but_a_table_is_refused(name):
+    with pytest.raises(TypeError, match="must be an AnnData, not list"):
+        getattr(c2l.pl, name)([])
+
+
+@pytest.mark.parametrize("name", ["embedding_overlap", "composition", "round_trip", "memorization"])
+def test_plots_change_nothing(synthetic, name):
+    uns, obs = deepcopy(dict(synthetic.uns)), synthetic.obs.copy()
+    getattr(c2l.pl, name)(synthetic)
+    np.testing.assert_equal(dict(synthetic.uns), uns)
+    assert synthetic.obs.equals(obs)
+
+
+@pytest.mark.parametrize("name", ["embedding_overlap", "composition"])
+def test_many_panels_go_into_the_figure_given(synthetic, name):
+    import matplotlib.pyplot as plt
+
+    fig = plt.figure()
+    axes = getattr(c2l.pl, name)(synthetic, fig=fig)
+    assert all(ax.figure is fig for ax in axes)
+    assert plt.get_fignums() == [fig.number]
+
+
+@pytest.mark.parametrize("name", ["round_trip", "memorization"])
+def test_one_panel_goes_into_the_axes_given(synthetic, name):
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots()
+    assert getattr(c2l.pl, name)(synthetic, ax=ax) is ax

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import c2lst as c2l
+
+
+def lines(ax):
+    return {bars.get_label(): bars.lines[0] for bars in ax.containers}
+
+
+def test_one_axes_a_section_and_recipe(runs):
+    axes = c2l.pl.learning_curve(runs)
+    assert [[ax.get_title() for ax in row] for row in axes] == [["C5, ridge", "C5, cnn"], ["B4, ridge", "B4, cnn"]]
+
+
+def test_points_are_means_over_seeds(runs):
+    drawn = lines(c2l.pl.learning_curve(runs)[0, 0])
+    assert list(drawn) == ["real", "synthetic", "shuffled"]
+    np.testing.assert_allclose(drawn["real"].get_ydata(orig=False), [0.11, 0.31])
+    np.testing.assert_allclose(drawn["synthetic"].get_ydata(orig=False), [0.16])
+    np.testing.assert_allclose(drawn["real"].get_xdata(orig=False), [10, 100], rtol=0.05)
+
+
+def test_intervals_hold_the_mean_and_stay_within_the_seeds(runs):
+    bars = c2l.pl.learning_curve(runs)[0, 0].containers[0].lines[2][0].get_segments()
+    low, high = bars[0][:, 1]
+    assert 0.0999 < low < 0.11 < high < 0.1201
+
+
+def test_one_seed_has_no_interval(runs):
+    bars = c2l.pl.learning_curve(runs[runs["seed"] == 0])[0, 0].containers[0].lines[2][0].get_segments()
+    assert np.ptp(bars[0][:, 1]) == 0
+
+
+def test_encoders_get_columns_of_their_own(runs):
+    other = runs[runs["predictor"] == "ridge"].assign(encoder="efficientnet-lite0")
+    import pandas as pd
+
+    axes = c2l.pl.learning_curve(pd.concat([runs, other]))
+    assert [ax.get_title() for ax in axes[0]] == [
+        "C5, ridge, central",
+        "C5, cnn, central",
+        "C5, ridge, efficientnet-lite0",
+    ]
+
+
+def test_missing_columns_and_values_are_named(runs):
+    with pytest.raises(KeyError, match="'mse'.*c2lst.tl.learning_curve"):
+        c2l.pl.learning_curve(runs, metric="mse")
+    with pytest.raises(ValueError, match="no run with a value of 'pcc'"):
+        c2l.pl.learning_curve(runs.assign(pcc=np.nan))

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import c2lst as c2l
+
+
+def test_a_central_model_has_two_panels():
+    curves = {"tokenizer": [3.0, 2.0], "denoiser": [1.0, 0.5, 0.4, 0.3], "validation": [[50, 0.6], [100, 0.5]]}
+    model = SimpleNamespace(card={"steps": 100, "tokenizer_steps": 20, "curves": curves})
+    tokenizer, denoiser = c2l.pl.training(model)
+    np.testing.assert_allclose(tokenizer.lines[0].get_xydata(), [[5, 3], [15, 2]])
+    np.testing.assert_allclose(denoiser.lines[0].get_xdata(), [12.5, 37.5, 62.5, 87.5])
+    np.testing.assert_allclose(denoiser.lines[1].get_xydata(), [[50, 0.6], [100, 0.5]])
+    assert len(tokenizer.lines) == 1
+
+
+def test_a_local_model_has_one_panel():
+    axes = c2l.pl.training(SimpleNamespace(card={"curves": {"loss": [1.0, 0.5], "validation": []}}))
+    assert len(axes) == 1
+    assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ["training"]
+
+
+def test_a_model_without_curves_is_named():
+    with pytest.raises(KeyError, match="it has \\['seed'\\].*c2lst.tl.pretrain"):
+        c2l.pl.training(SimpleNamespace(card={"seed": 0}))
+    with pytest.raises(TypeError, match="not dict"):
+        c2l.pl.training({})
