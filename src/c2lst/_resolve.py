@@ -41,7 +41,10 @@ class Section:
             )
             column[self.rows] = values.astype(object)
             done = pd.Series(column, index=self.parent.obs_names)
-            self.parent.obs[key] = done if done.isna().any() else done.infer_objects().astype(values.dtype)
+            if not done.isna().any():
+                # the categories of all sections, not of this one alone
+                done = done.astype("category" if isinstance(values.dtype, pd.CategoricalDtype) else values.dtype)
+            self.parent.obs[key] = done
 
     def write_obsm(self, key: str, values: Any) -> None:
         """Write an entry of `obsm` (array or DataFrame), through to the concatenated table if there is one."""

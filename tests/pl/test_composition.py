@@ -12,8 +12,8 @@ def test_one_panel_a_measure_one_point_a_pair(synthetic):
     points = axes[0].collections[0].get_offsets()
     np.testing.assert_allclose(points[:, 0], found["parent"]["haematoxylin_area"])
     np.testing.assert_allclose(points[:, 1], found["synthetic"]["haematoxylin_area"])
-    assert "r = 0.912" in axes[0].get_title()
-    assert "r = n/a" in axes[1].get_title()
+    assert "Spearman 0.912" in axes[0].get_title()
+    assert "Spearman n/a" in axes[1].get_title()
     assert "per mm²" in axes[1].get_title()
 
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from copy import deepcopy
 
+import numpy as np
 import pytest
 
 import c2lst as c2l

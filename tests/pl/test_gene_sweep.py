@@ -11,7 +11,7 @@ def swept(section):
     swept = section[:6].copy()
     swept.obs["c2lst_value"] = [2.0, 0.0, 1.0, 0.0, 1.0, 2.0]
     swept.obs["c2lst_replicate"] = [0, 0, 0, 1, 1, 1]
-    swept.uns["c2lst"]["params"] = {"gene_sweep": {"gene": "ERBB2"}}
+    swept.uns["c2lst"]["params"] = {"gene_sweep": {"genes": ["ERBB2"]}}
     return swept
 
 
@@ -22,6 +22,14 @@ def test_rows_are_noises_columns_are_values(swept):
     for ax, i in zip(axes.ravel(), (1, 2, 0, 3, 4, 5), strict=True):
         np.testing.assert_array_equal(ax.images[0].get_array(), swept.obsm["patches"][i])
     assert axes[0, 0].figure.get_suptitle().startswith("ERBB2")
+
+
+def test_several_genes_and_directions_are_named(swept):
+    params = swept.uns["c2lst"]["params"]["gene_sweep"]
+    params["genes"] = list("ABCDE")
+    assert c2l.pl.gene_sweep(swept)[0, 0].figure.get_suptitle().startswith("A, B, C and 2 more")
+    params["genes"] = ["a direction"]
+    assert "direction" in c2l.pl.gene_sweep(swept)[0, 0].figure.get_suptitle()
 
 
 def test_rows_can_be_limited(swept):

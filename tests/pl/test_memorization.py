@@ -13,3 +13,9 @@ def test_two_histograms_and_a_line(synthetic):
     assert "8.3 % of synthetic" in ax.get_title()
     assert "in pixels: 0.0 %" in ax.get_title()
     assert "'central'" in ax.get_xlabel()
+
+
+def test_without_a_holdout_the_real_ones_are_not_called_held_out(synthetic):
+    synthetic.uns["memorization"]["params"]["holdout"] = False
+    labels = [t.get_text() for t in c2l.pl.memorization(synthetic).get_legend().get_texts()]
+    assert "real (n = 30)" in labels

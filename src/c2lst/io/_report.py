@@ -56,7 +56,7 @@ tbody th { font-weight: 500; }
 details { border: 1px solid var(--line); border-radius: 4px; margin: 1rem 0; padding: .5rem .9rem; }
 summary { cursor: pointer; font-weight: 500; }
 pre { font-size: .82rem; line-height: 1.45; overflow-x: auto; white-space: pre-wrap; }
-footer { border-top: 1px solid var(--line); color: var(--soft); font-size: .85rem; margin-top: 3rem; padding-top: .8rem; }
+footer { border-top: 1px solid var(--line); color: var(--soft); font-size: .85rem; margin-top: 3rem; padding: .8rem 0; }
 @media print {
   body { font-size: 11pt; max-width: none; padding: 0; }
   nav { display: none; }
@@ -159,7 +159,7 @@ def report(path: str | os.PathLike, blocks: Iterable[Block | str], *, title: str
     --------
     >>> import tempfile, pathlib
     >>> import c2lst as c2l
-    >>> blocks = [c2l.io.Block.heading("Spots"), "We took **20** spots.", c2l.io.Block.key_figures([(0.31, "mean PCC")])]
+    >>> blocks = [c2l.io.Block.key_figures([(0.31, "mean PCC", "over 50 genes")]), "We took **20** spots."]
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     page = c2l.io.report(pathlib.Path(folder) / "report.html", blocks, title="A run").read_text("utf8")
     >>> "<strong>20</strong>" in page

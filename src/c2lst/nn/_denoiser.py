@@ -12,6 +12,8 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
 )
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -100,13 +102,11 @@ def sites(model: nn.Module) -> list[Site]:
     """List the adaptive norms of a denoiser, in order of depth."""
     found = []
     for module in model.modules():
-        table = getattr(module, "scale_shift_table", None)
-        norm = getattr(module, "norm1", None)
-        if getattr(module, "norm_type", None) == "ada_norm_single" and table is not None:
-            found.append(Site(module, table.numel(), "timestep", module))
-        elif getattr(module, "norm_type", None) == "ada_norm_zero" and hasattr(norm, "linear"):
-            found.append(Site(norm.linear, norm.linear.out_features, "output", module))
-        elif isinstance(getattr(module, "time_emb_proj", None), torch.nn.Linear):
+        if isinstance(module, BasicTransformerBlock) and module.norm_type == "ada_norm_single":
+            found.append(Site(module, module.scale_shift_table.numel(), "timestep", module))
+        elif isinstance(module, BasicTransformerBlock) and module.norm_type == "ada_norm_zero":
+            found.append(Site(module.norm1.linear, module.norm1.linear.out_features, "output", module))
+        elif isinstance(module, ResnetBlock2D) and module.time_emb_proj is not None:
             found.append(Site(module.time_emb_proj, module.time_emb_proj.out_features, "output", module))
     if not found:
         raise TypeError(f"{type(model).__name__} has no adaptive norm for genes to enter.")

@@ -30,8 +30,8 @@ def composition(
 ) -> NDArray[np.object_]:
     """Draw the cellular composition of synthetic patches against that of the real patches of their parents.
 
-    One panel a measure, one point a synthetic patch, the dashed line where both agree. The title gives the correlation
-    over patches and the Wasserstein distance of the two distributions, in the unit of the axes.
+    One panel a measure, one point a synthetic patch, the dashed line where both agree. The title gives the Spearman
+    correlation over pairs and the Wasserstein distance of the two distributions, in standard deviations of the parents.
 
     Parameters
     ----------
@@ -85,6 +85,6 @@ def composition(
         ax.set_xlabel("real parent")
         ax.set_ylabel("synthetic")
         r, distance = figure_text(found["correlation"].get(name)), figure_text(found["wasserstein"].get(name))
-        ax.set_title(f"{LABELS.get(name, name)}\nr = {r}, Wasserstein {distance}", fontsize=8)
+        ax.set_title(f"{LABELS.get(name, name)}\nSpearman {r}, Wasserstein {distance} sd", fontsize=8)
         tidy(ax)
     return axes[: len(measures)]

@@ -130,4 +130,4 @@ def figure_text(value: Any) -> str:
     if value is None or isinstance(value, str) or not np.isfinite(value):
         return "n/a"
     value = float(value)
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:.0f}" if 1000 <= abs(value) < 10_000 else f"{value:.3g}"

@@ -21,9 +21,9 @@ VALUE, REPLICATE = "c2lst_value", "c2lst_replicate"
 def gene_sweep(
     swept: AnnData, *, key: str = Key.obsm.PATCHES, rows: int | None = 4, fig: Figure | SubFigure | None = None
 ) -> NDArray[np.object_]:
-    """Draw what moving one gene does to patches made from the same noise.
+    """Draw what moving genes does to patches made from the same noise.
 
-    Each row starts from one noise, each column has one value of the gene; all else is held.
+    Each row starts from one noise, each column has one value; all else is held.
 
     Parameters
     ----------
@@ -86,6 +86,8 @@ def gene_sweep(
 
 def _moved(params: dict[str, Any]) -> str:
     """Say what was moved, as far as it was written down."""
-    gene = params.get("gene", params.get("gene_or_profile"))
-    name = gene if isinstance(gene, str) and gene != "none" and len(gene) < 40 else "the gene program"
-    return f"{name}, log1p of counts per 10,000" if name == gene else f"{name} moved by"
+    genes = [str(g) for g in params.get("genes", ())]
+    if not genes or genes == ["a direction"]:
+        return "multiples of the direction added to the profile"
+    named = ", ".join(genes[:3]) + (f" and {len(genes) - 3} more" if len(genes) > 3 else "")
+    return f"{named} (log1p of counts per 10,000)"

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def memorization(synthetic: AnnData, *, key: str = Key.uns.MEMORIZATION, ax: Axes | None = None) -> Axes:
-    """Draw how near synthetic and held-out real patches come to the training patches.
+    """Draw how near synthetic patches and real ones come to the real patches of training.
+
+    Real ones are those of the `holdout`, or, without one, those of training, each against the others.
 
     A generator that copies has synthetic patches left of the line, the 1st percentile of the real ones, far more often
     than the share that is expected there.
@@ -60,7 +62,9 @@ def memorization(synthetic: AnnData, *, key: str = Key.uns.MEMORIZATION, ax: Axe
     ax = one_axes(ax, (5.2, 3.6))
     made, real = (np.asarray(found[k], dtype=float) for k in ("nearest_synthetic", "nearest_real"))
     bins = np.histogram_bin_edges(np.concatenate([made, real]), bins=30)
-    for values, colour, name in ((real, REAL, "held-out real"), (made, SYNTHETIC, "synthetic")):
+    params = found.get("params") or {}
+    held_out = bool(params.get("holdout", True))
+    for values, colour, name in ((real, REAL, "held-out real" if held_out else "real"), (made, SYNTHETIC, "synthetic")):
         ax.hist(
             values,
             bins=bins,
@@ -70,8 +74,8 @@ def memorization(synthetic: AnnData, *, key: str = Key.uns.MEMORIZATION, ax: Axe
             label=f"{name} (n = {len(values)})",
         )
     ax.axvline(float(found["threshold"]), color=BLACK, linestyle="--", linewidth=1.2, label="1st percentile of real")
-    encoder = (found.get("params") or {}).get("encoder")
-    ax.set_xlabel("distance to the nearest training patch" + (f" (encoder {encoder!r})" if encoder else ""))
+    encoder = params.get("encoder")
+    ax.set_xlabel("distance to the nearest real patch" + (f" (encoder {encoder!r})" if encoder else ""))
     ax.set_ylabel("share of patches")
     title = (
         f"{100 * found['share']:.1f} % of synthetic patches left of the line; {100 * found['expected']:.1f} % expected"

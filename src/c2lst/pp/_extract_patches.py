@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,34 +8,18 @@ import numpy as np
 from c2lst._checks import check_choice, check_positive, listing
 from c2lst._docs import doc
 from c2lst._keys import Key
-from c2lst._logging import logger, progress
-from c2lst._notes import jsonable, notes, record
+from c2lst._logging import progress
+from c2lst._notes import notes, record
 from c2lst._resolve import Section, sections
 
-from . import _lattice
 from ._copying import duplicate
-from ._geometry import place, regions
-from ._image import levels, pick_level
-from ._scale import find_source_mpp
-from ._windows import PADS, WHITE, Cutter, cut, reading_order
+from ._plan import Plan, make_plan, plan_batches, plan_meta
+from ._windows import PADS, WHITE, cut, reading_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
-
-MIN_INSIDE = 0.5  # share of a field of view that must lie in the image
-
-
-@dataclass
-class Plan:
-    """What is cut for one region of a table: rows, windows and recipe."""
-
-    cutter: Cutter
-    rows: NDArray[np.int64]
-    corners: NDArray[np.int64]
-    image_key: str
-    coordinate_system: str
 
 
 @doc
@@ -131,7 +113,7 @@ def extract_patches(
             f"Section {listing(without)} is an AnnData, which has no image to cut from; pass the SpatialData "
             "(`spatialdata_io` reads one), or write obsm['patches'] yourself."
         )
-    plans = [_plan(s, mpp, int(patch_px), image_key, coordinate_system, source_mpp) for s in found]
+    plans = [make_plan(s, mpp, int(patch_px), image_key, coordinate_system, source_mpp) for s in found]
     paths = [None if store is None else _store_path(store, s, len(found)) for s in found]
     params = {"mpp": mpp, "patch_px": patch_px, "pad": pad, "table_key": table_key}
     done = []
@@ -146,104 +128,10 @@ def extract_patches(
     return sdata if copy else None
 
 
-def _plan(
-    section: Section,
-    mpp: float,
-    patch_px: int,
-    image_key: str | None,
-    coordinate_system: str | None,
-    source_mpp: float | None,
-) -> list[Plan]:
-    out, outside, nowhere = [], 0, 0
-    at = _lattice.indices(section.table)
-    for region, rows, xy in regions(section.table, section.sdata):
-        where = place(section.sdata, region, image_key, coordinate_system)
-        pyramid = levels(section.sdata, where.image_key)
-        xy = where.pixels(xy)
-        scale = find_source_mpp(
-            source_mpp,
-            section.sdata,
-            section.table,
-            where.image_key,
-            region=region,
-            shape_scale=where.scale,
-            at=None if at is None else at[rows],
-            xy=xy,
-        )
-        cutter = Cutter(pick_level(pyramid, mpp, scale, where.image_key), patch_px, float(mpp), scale)
-        known = np.isfinite(xy).all(axis=1)
-        corners = np.zeros((len(rows), 2), dtype=np.int64)
-        corners[known] = cutter.corners(xy[known])
-        inside = known & (cutter.inside(corners) >= MIN_INSIDE)
-        if not inside.any():
-            height, width = pyramid[0].shape
-            low, high = np.nanmin(xy, axis=0), np.nanmax(xy, axis=0)
-            raise ValueError(
-                f"No spot of {region!r} lies in the image {where.image_key!r}: spots run over x {low[0]:.0f} to "
-                f"{high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}, the image over {width} x {height} px (through the "
-                f"coordinate system {where.coordinate_system!r}). Mend the transformation, or name another image_key= "
-                "or coordinate_system=."
-            )
-        nowhere += int((~known).sum())
-        outside += int((known & ~inside).sum())
-        out.append(Plan(cutter, rows[inside], corners[inside], where.image_key, where.coordinate_system))
-    logger.info(
-        "%s: %d patches of %d px at %g um/px, a field of view of %g um, from level %s of %s (%s um/px).",
-        section.name,
-        sum(len(p.rows) for p in out),
-        patch_px,
-        mpp,
-        mpp * patch_px,
-        _one([p.cutter.level.index for p in out]),
-        _one([p.image_key for p in out]),
-        _one([round(p.cutter.source_mpp, 4) for p in out]),
-    )
-    if nowhere or outside:
-        logger.warning(
-            "%s: %d of %d spots get obs['%s'] = False: %d have no shape or position, %d lie mostly outside the image.",
-            section.name,
-            nowhere + outside,
-            section.table.n_obs,
-            Key.obs.VALID,
-            nowhere,
-            outside,
-        )
-    return out
-
-
-def _one(values: list[Any]) -> Any:
-    return values[0] if len(set(values)) == 1 else list(values)
-
-
 def _store_path(store: str | Path, section: Section, n: int) -> str:
     # absolute: it must still be found after a change of the working directory
     path = os.path.abspath(os.fspath(store))
     return path if n == 1 else os.path.join(path, section.name)
-
-
-def _meta(plan: list[Plan], path: str | None) -> dict[str, Any]:
-    cutter = plan[0].cutter
-    return jsonable(
-        {
-            "mpp": cutter.mpp,
-            "source_mpp": _one([p.cutter.source_mpp for p in plan]),
-            "patch_px": cutter.patch_px,
-            "field_um": cutter.mpp * cutter.patch_px,
-            "image_key": _one([p.image_key for p in plan]),
-            "coordinate_system": _one([p.coordinate_system for p in plan]),
-            "level": _one([p.cutter.level.index for p in plan]),
-            "store": path,
-        }
-    )
-
-
-def _batches(plan: list[Plan], skip: int, **how: Any) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    for part in plan:
-        order = reading_order(part.cutter, part.corners)
-        left = np.sort(order[min(skip, len(order)) :])  # the rest keeps its order among itself
-        skip = max(0, skip - len(order))
-        for which, patches in cut(part.cutter, part.corners[left], **how):
-            yield part.rows[left[which]], patches
 
 
 def _collect(section: Section, plan: list[Plan], path: str | None, *, params: dict, **how: Any):
@@ -254,27 +142,45 @@ def _collect(section: Section, plan: list[Plan], path: str | None, *, params: di
         if path is None:
             out = np.empty((n, px, px, 3), dtype=np.uint8)
             out[:] = white
-            for rows, patches in _batches(plan, 0, **how):
+            for rows, patches in plan_batches(plan, 0, **how):
                 out[rows] = patches
                 bar.update(len(rows))
             return out
-        from c2lst.io._patches import PatchWriter
+        from c2lst.io._writer import PatchWriter
 
         # rows of the store in the order of reading, so that it can be written and resumed chunk by chunk
         order = np.concatenate([part.rows[reading_order(part.cutter, part.corners)] for part in plan])
         rest = np.setdiff1d(np.arange(n), order)
         names = section.table.obs_names[np.concatenate([order, rest])]
         where = [[int(c) for c in corner] for corner in np.concatenate([p.corners for p in plan])]
-        meta = {**_meta(plan, None), "pad": params["pad"], "section": section.name, "places": _digest(where)}
+        meta = {**plan_meta(plan, None), "pad": params["pad"], "section": section.name, "places": _digest(where)}
         writer = PatchWriter(path, list(names), (px, px, 3), meta)
+        if writer.done:
+            _check_same_image(plan, path, how)
         bar.update(min(writer.done, total))
-        for rows, patches in _batches(plan, writer.done, **how):
+        for rows, patches in plan_batches(plan, writer.done, **how):
             writer.append(patches)
             bar.update(len(rows))
-        for _ in range(n - max(total, writer.done + writer.held) if not writer.complete else 0):
-            writer.append(white[None])
+        blank = 0 if writer.complete else n - max(total, writer.done + writer.held)
+        for start in range(0, blank, 256):
+            writer.append(np.repeat(white[None], min(256, blank - start), axis=0))
         writer.close()
     return None
+
+
+def _check_same_image(plan: list[Plan], path: str, how: dict[str, Any]) -> None:
+    """Cut the first patch of a store again: places and scale may agree although the image was exchanged."""
+    import zarr
+
+    part = plan[0]
+    first = reading_order(part.cutter, part.corners)[:1]
+    _, again = next(cut(part.cutter, part.corners[first], **how))
+    there = np.asarray(zarr.open_group(path, mode="r")["patches"][0])
+    if np.abs(there.astype(int) - again[0]).max() > 1:
+        raise ValueError(
+            f"The patch store {path!r} was written from another image than {part.image_key!r} is now. Give another "
+            "store=, or remove that directory."
+        )
 
 
 def _digest(places: list[list[int]]) -> str:
@@ -299,5 +205,5 @@ def _write(
         del table.obsm[key]  # the store holds them now; two answers to one question would be one too many
     section.write_obs(Key.obs.VALID, valid)
     here = notes(table)
-    here["patches"] = {**here.get("patches", {}), key: _meta(plan, path)}
+    here["patches"] = {**here.get("patches", {}), key: plan_meta(plan, path)}
     record(table, "extract_patches", **params, key_added=key, store=path)

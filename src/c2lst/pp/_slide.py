@@ -36,14 +36,21 @@ class Slide:
     pyramid: list[Any]
     xy: NDArray[np.float64] | None
 
-    def tissue(self) -> Tissue:
-        """Find the tissue, at a resolution that fits the field of view."""
-        return find_tissue(self.pyramid, self.cutter.source_mpp, self.cutter.mpp * self.cutter.patch_px)
+    def size(self) -> NDArray[np.int64]:
+        """Return height and width of a window in pixels of the level."""
+        return np.array([self.cutter.axis(self.cutter.level.fy)[2], self.cutter.axis(self.cutter.level.fx)[2]])
+
+    def tissue(self, unseen: NDArray[np.int64] | None = None) -> Tissue:
+        """Find the tissue, at a resolution that fits the field of view; the windows at corners `unseen` have no say."""
+        if unseen is not None:
+            factor = np.array([self.cutter.level.fy, self.cutter.level.fx])
+            unseen = np.hstack([unseen * factor, (unseen + self.size()) * factor])
+        return find_tissue(self.pyramid, self.cutter.source_mpp, self.cutter.mpp * self.cutter.patch_px, unseen)
 
     def room(self) -> NDArray[np.int64]:
         """Return the largest corner (y, x) at which a window still lies in the image."""
         level = self.cutter.level
-        size = np.array([self.cutter.axis(level.fy)[2], self.cutter.axis(level.fx)[2]])
+        size = self.size()
         room = np.array(level.shape) - size
         if (room < 0).any():
             raise ValueError(

@@ -110,7 +110,7 @@ def tile(
     )[0]
     cutter, level = slide.cutter, slide.cutter.level
     room = slide.room()
-    size = np.array([cutter.axis(level.fy)[2], cutter.axis(level.fx)[2]])
+    size = slide.size()
     at = [np.arange(0, r + 1, max(1, round(s * (1 - overlap)))) for r, s in zip(room, size, strict=True)]
     place = np.stack(np.meshgrid(*map(np.arange, map(len, at)), indexing="ij"), axis=-1).reshape(-1, 2)
     corners = np.column_stack([at[0][place[:, 0]], at[1][place[:, 1]]])

@@ -58,7 +58,8 @@ def tissue_patches(
     min_tissue
         Share of a window that must be tissue.
     exclude
-        Boolean column of `obs`: no patch shares a pixel with the field of view of a spot where it is `True`.
+        Boolean column of `obs`: no patch shares a pixel with the field of view of a spot where it is `True`, and what
+        is seen there has no say in what is taken for tissue.
     {seed}
     {table_key}
     max_ram_gb
@@ -138,9 +139,8 @@ def _random(
     slide: Slide, spots: NDArray[np.int64], min_tissue: float, n: int, seed: int, stream: int
 ) -> NDArray[np.int64]:
     rng = generator(seed, 21, stream)
-    room, tissue = slide.room(), slide.tissue()
-    size = slide.cutter.axis(slide.cutter.level.fy)[2]
-    step = max(1, size // 8, int(np.ceil(np.sqrt(np.prod(room + 1.0) / MAX_PLACES))))
+    room, tissue = slide.room(), slide.tissue(spots)
+    step = max(1, slide.size().min() // 8, int(np.ceil(np.sqrt(np.prod(room + 1.0) / MAX_PLACES))))
 
     def fits(at: NDArray[np.int64]) -> NDArray[np.bool_]:
         ok = (tissue.share(slide.cutter, at) >= min_tissue - 1e-9) & (at <= room).all(axis=1)
@@ -163,8 +163,7 @@ def _random(
 
 
 def _grid(slide: Slide, spots: NDArray[np.int64], min_tissue: float) -> NDArray[np.int64]:
-    room, tissue, level = slide.room(), slide.tissue(), slide.cutter.level
-    size = np.array([slide.cutter.axis(level.fy)[2], slide.cutter.axis(level.fx)[2]])
+    room, tissue, size = slide.room(), slide.tissue(spots), slide.size()
     best = np.empty((0, 2), dtype=np.int64)
     for ky in range(OFFSETS):
         for kx in range(OFFSETS):

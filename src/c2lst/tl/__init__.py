@@ -7,6 +7,7 @@ from ._embed import embed
 from ._embedding_overlap import embedding_overlap
 from ._fit_predictor import fit_predictor
 from ._gene_sweep import gene_sweep
+from ._learning_curve import learning_curve
 from ._memorization import memorization
 from ._predict import predict
 from ._pretrain import pretrain
@@ -22,6 +23,7 @@ __all__ = [
     "embedding_overlap",
     "fit_predictor",
     "gene_sweep",
+    "learning_curve",
     "memorization",
     "predict",
     "pretrain",

@@ -143,7 +143,7 @@ def adapt(
                 f"call c2lst.pp.tissue_patches(sdata, mpp={model.mpp:g}, patch_px={model.patch_px})."
             )
     encoder_class = GENE_ENCODERS[gene_encoder]
-    values = np.concatenate([gene_values(s.table, genes, layer, encoder_class)[s.rows] for s in seen])
+    values = np.concatenate([gene_values(s.table[s.rows], genes, layer, encoder_class) for s in seen])
 
     encoder = encoder_class.fit(values, seed=derive(seed, 21))
     widths = [s.width for s in sites(model.denoiser)]

@@ -117,7 +117,7 @@ def augment(
         check_genes(section.table, local.genes, f"The table of section {section.name!r}")
         rows = np.flatnonzero(subset_mask(section.table, subset) & valid_mask(section.table))
         found.append((section, rows))
-    log = np.concatenate([expression(s.table, local.genes, layer)[rows] for s, rows in found])
+    log = np.concatenate([expression(s.table[rows], local.genes, layer) for s, rows in found])
     names = np.concatenate([s.table.obs_names.to_numpy()[rows] for s, rows in found])
     where = np.concatenate([np.repeat(s.name, len(rows)) for s, rows in found])
     if not len(names):
@@ -127,9 +127,9 @@ def augment(
     uses_counts = local.gene_encoder.uses_counts or strategy == "scvi"
     raw = size = None
     if uses_counts:
-        panels = [counts(s.table, layer)[:, check_genes(s.table, local.genes)][rows] for s, rows in found]
+        panels = [counts(s.table[rows], layer)[:, check_genes(s.table, local.genes)] for s, rows in found]
         raw = np.concatenate([np.asarray(p.todense() if hasattr(p, "todense") else p) for p in panels])
-        size = np.concatenate([library_size(s.table, layer)[rows] for s, rows in found])
+        size = np.concatenate([library_size(s.table[rows], layer) for s, rows in found])
 
     parents = parents_of(len(names), n, seed)
     profiles, drawn = _profiles(strategy, log, raw, size, parents, local, seed)

@@ -136,7 +136,7 @@ def fit_predictor(
         check_scale(synthetic, mpp, patch_px, "the predictor")
 
     patches = [s.patches for s in seen]
-    target = np.concatenate([expression(s.table, genes, layer)[s.rows] for s in seen])
+    target = np.concatenate([expression(s.table[s.rows], genes, layer) for s in seen])
     groups = np.concatenate([np.repeat(s.section.name, len(s.rows)) for s in seen])
     at = np.concatenate([_positions(s) for s in seen]) if all("spatial" in t.obsm for t in tables) else None
     n_real = len(target)

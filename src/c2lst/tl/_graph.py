@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,5 +33,11 @@ def graph(table: AnnData, rows: NDArray[np.int64]) -> sp.csr_matrix:
         warnings.simplefilter("ignore")
         import squidpy as sq
 
-        sq.gr.spatial_neighbors(light, coord_type="generic", n_neighs=N_NEIGHBOURS)
+        said = logging.getLogger("spatialdata._logging")
+        level = said.level
+        said.setLevel(logging.WARNING)  # squidpy tells of each graph it builds
+        try:
+            sq.gr.spatial_neighbors(light, coord_type="generic", n_neighs=N_NEIGHBOURS)
+        finally:
+            said.setLevel(level)
     return light.obsp["spatial_connectivities"]

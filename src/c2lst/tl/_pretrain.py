@@ -38,6 +38,7 @@ def pretrain(
     strategy: str = "auto",
     num_nodes: int = 1,
     precision: str | None = None,
+    max_minutes: float | None = None,
     resume: str | Path | None = None,
     out: str | Path | None = None,
     seed: int = 0,
@@ -65,6 +66,8 @@ def pretrain(
     card
         What the model card shall say beyond what this function knows: `data`, `licence`, `limits`, ...
     {engine}
+    max_minutes
+        Stop after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps.
     resume
         Directory of checkpoints of an interrupted run to go on with; usually the `checkpoints` folder under `out`.
     out
@@ -103,6 +106,8 @@ def pretrain(
     check_positive("mpp", mpp)
     check_positive("steps", steps, integer=True)
     check_positive("batch_size", batch_size, integer=True)
+    if max_minutes is not None:
+        check_positive("max_minutes", max_minutes)
     sides = {tuple(p.shape[1:3]) for p in parts}
     if len(sides) > 1 or len(set(next(iter(sides)))) > 1:
         raise ValueError(f"All patches must be square and of one size, not {sorted(sides)}.")
@@ -148,7 +153,8 @@ def pretrain(
         plan = TokenizerPlan(
             tok, train, steps=max(1, tok_steps), batch_size=min(batch_size, 32), lr=1.5e-3, seed=derive(seed, 2)
         )
-        fit(plan, desc="tokenizer", checkpoint=at("tokenizer"), **engine)
+        share = None if max_minutes is None else max_minutes / 2
+        fit(plan, desc="tokenizer", checkpoint=at("tokenizer"), max_minutes=share, **engine)
         curves["tokenizer"] = _thin(plan.losses)
     tok.requires_grad_(False).eval()
 
@@ -193,7 +199,8 @@ def pretrain(
         lr=lr,
         seed=derive(seed, 5),
     )
-    fit(plan, desc="denoiser", checkpoint=at("denoiser"), **engine)
+    left = None if max_minutes is None else max(0.1, max_minutes - (time.monotonic() - begun) / 60)
+    fit(plan, desc="denoiser", checkpoint=at("denoiser"), max_minutes=left, **engine)
     curves |= {"denoiser": _thin(plan.losses), "validation": [list(v) for v in plan.validation]}
     with torch.inference_mode():
         shown = nn.decode(tok, held_latents[:256]).clamp(-1, 1)
@@ -210,7 +217,7 @@ def pretrain(
             "licence": "not said",
             "n_patches": len(train),
             "n_held_out": len(held),
-            "steps": int(steps),
+            "steps": int(plan.step),
             "tokenizer_steps": int(tok_steps),
             "batch_size": int(batch_size),
             "seed": int(seed),

@@ -121,7 +121,7 @@ def round_trip(
         )
         for s in seen:
             check_scale(s.table, predictor.mpp, predictor.patch_px, "the predictor", patch_key)
-        values = np.concatenate([expression(s.table, genes, layer)[s.rows] for s in seen])
+        values = np.concatenate([expression(s.table[s.rows], genes, layer) for s in seen])
         names = np.concatenate([np.repeat(s.section.name, len(s.rows)) for s in seen])
         guess = np.concatenate([predictor.from_patches(s.patches) for s in seen])[:, at]
         out["real_pcc"] = per_section(guess, values, names)

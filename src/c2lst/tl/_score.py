@@ -118,9 +118,7 @@ def measured_and_predicted(
         )
     frame = table.obsm[predicted_key]
     if not isinstance(frame, pd.DataFrame):
-        raise TypeError(
-            f"obsm[{predicted_key!r}] must be the DataFrame that c2lst.tl.predict writes."
-        )
+        raise TypeError(f"obsm[{predicted_key!r}] must be the DataFrame that c2lst.tl.predict writes.")
     genes = [g for g in frame.columns if g in table.var_names]
     if not genes:
         raise KeyError(f"None of the predicted genes was measured in section {name!r}: {listing(frame.columns)}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,20 @@ class _Bar(lp.Callback):
     def on_exception(self, trainer: lp.Trainer, plan: Plan, exception: BaseException) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class _Deadline(lp.Callback):
+    """Stop when the time is up, and say so."""
+
+    def __init__(self, minutes: float, desc: str):
+        self.end, self.minutes, self.desc = time.monotonic() + 60 * minutes, minutes, desc
+
+    def on_train_batch_end(self, trainer: lp.Trainer, plan: Plan, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if time.monotonic() > self.end and plan.step < plan.steps and not trainer.should_stop:
+            trainer.should_stop = True
+            logger.warning(
+                "%s stopped after %.1f minutes at step %d of %d.", self.desc, self.minutes, plan.step, plan.steps
+            )
 
 
 class _Checkpoint(lp.Callback):
@@ -115,9 +130,10 @@ def fit(
     precision: str | None = None,
     checkpoint: str | Path | None = None,
     every: int = 500,
+    max_minutes: float | None = None,
     progress: bool | None = None,
 ) -> Plan:
-    """Train `plan` for its steps; go on from `checkpoint` (a directory) where it holds one.
+    """Train `plan` for its steps, or until `max_minutes` are over; go on from `checkpoint` where it holds one.
 
     `precision=None` is bf16 autocast where the processor or GPU has it, and float32 elsewhere.
     """
@@ -126,6 +142,8 @@ def fit(
         if _restore(plan, Path(checkpoint)):
             logger.info("%s goes on from step %d of %d.", desc, plan.step, plan.steps)
         callbacks.append(_Checkpoint(Path(checkpoint), every))
+    if max_minutes is not None:
+        callbacks.append(_Deadline(max_minutes, desc))
     left = plan.steps - plan.step
     if left > 0:
         quiet = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]

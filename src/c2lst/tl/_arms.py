@@ -1,0 +1,78 @@
+"""The arms of the benchmark: what joins the real spots in training, and with which labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from c2lst._random import derive, generator
+
+from ._augment import mixing, parents_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ARMS = (
+    "real",
+    "classical",
+    "mixup",
+    "pseudo",
+    "synthetic",
+    "shuffled",
+    "shuffled-within",
+    "unconditional",
+)
+GENERATED = ("synthetic", "shuffled", "shuffled-within", "unconditional")
+
+
+@dataclass
+class Extra:
+    """Samples beside the real ones: uint8 patches, targets (NaN where a gene is not carried), parents (-1: none)."""
+
+    patches: NDArray[np.uint8]
+    target: NDArray[np.float32]
+    parent: NDArray[np.int64]
+    features: NDArray[np.float32] | None = None
+
+
+def classical(patches: NDArray[np.uint8], target: NDArray, n: int, seed: int) -> Extra:
+    """Turns, flips and a jitter of optical density."""
+    import torch
+
+    from c2lst.nn import to_tensor, to_uint8
+    from c2lst.train import augment_batch
+
+    parents = parents_of(len(patches), n, derive(seed, 91))
+    draws = torch.Generator().manual_seed(derive(seed, 92))
+    images = augment_batch(to_tensor(patches[parents]), draws, stain=0.1)
+    return Extra(to_uint8(images), target[parents], parents)
+
+
+def mixup(patches: NDArray[np.uint8], target: NDArray, n: int, seed: int) -> Extra:
+    """Pixels and genes of a spot and one of its five neighbours in expression, mixed (Zhang et al. 2018)."""
+    parents = parents_of(len(patches), n, derive(seed, 93))
+    partner, share = mixing(target, parents, derive(seed, 94))
+    pixels = share[:, :, None, None]
+    mixed = (1 - pixels) * patches[parents] + pixels * patches[partner]
+    return Extra(mixed.round().astype(np.uint8), (1 - share) * target[parents] + share * target[partner], parents)
+
+
+def shuffled(extra: Extra, seed: int) -> Extra:
+    """Genes permuted among all synthetic patches."""
+    order = generator(seed, 95).permutation(len(extra.patches))
+    return Extra(extra.patches, extra.target[order], extra.parent, extra.features)
+
+
+def shuffled_within(extra: Extra, profiles: NDArray, seed: int) -> Extra:
+    """Genes permuted among synthetic patches of one expression cluster: the harder control."""
+    from sklearn.cluster import KMeans
+
+    n = len(profiles)
+    clusters = KMeans(max(2, min(8, n // 20)), n_init=3, random_state=derive(seed, 96)).fit_predict(profiles)
+    order = np.arange(n)
+    for i, name in enumerate(np.unique(clusters)):
+        rows = np.flatnonzero(clusters == name)
+        order[rows] = generator(seed, 97, i).permutation(rows)
+    return Extra(extra.patches, extra.target[order], extra.parent, extra.features)

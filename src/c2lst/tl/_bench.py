@@ -1,0 +1,298 @@
+"""What the runs of a learning curve share, and one draw of spots with all its arms."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2lst._checks import check_patches, listing
+from c2lst._expression import LOG1P, expression
+from c2lst._keys import Key
+from c2lst._logging import logger
+from c2lst._random import derive, generator
+
+from ._arms import Extra, classical, mixup, shuffled, shuffled_within
+from ._graph import graph
+from ._inputs import Spots, check_scale, scale_of, spots
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from c2lst.models import CentralModel
+
+EVALUATION = "c2lst_evaluation"
+
+
+@dataclass
+class Bench:
+    """What all runs share: real patches, their features, expression of the evaluated genes, the pool, the graphs."""
+
+    train: list[Spots]
+    test: list[Spots]
+    genes: list[str]
+    central: CentralModel | None
+    encoder: str
+    features: list[NDArray]
+    test_features: list[NDArray]
+    target: list[NDArray]
+    test_target: list[NDArray]
+    graphs: list[Any]
+    measured_moran: list[NDArray]
+    pool: NDArray[np.uint8] | None
+    pool_features: NDArray | None
+    fingerprint: str
+
+    @classmethod
+    def make(
+        cls, train, test, *, central, encoder, pool, n_top, layer, table_key, patch_key, needs_pool, needs_central
+    ) -> Bench:
+        from c2lst import pp
+        from c2lst.metrics import morans_i
+        from c2lst.models import central_model, get_encoder
+        from c2lst.models._encoders import embed_patches
+
+        seen = spots(train, table_key=table_key, patch_key=patch_key, at_least=8, what="learning_curve")
+        held = spots(test, table_key=table_key, patch_key=patch_key, at_least=8, what="learning_curve")
+        both = {s.section.name for s in seen} & {s.section.name for s in held}
+        if both or {id(s.table) for s in seen} & {id(s.table) for s in held}:
+            raise ValueError(f"Sections {listing(sorted(both))} are both in train and in test: that is leakage.")
+        model = central_model(central) if needs_central or get_encoder(encoder).needs_central else None
+        mpp, patch_px = scale_of(seen[0].table, patch_key) if model is None else (model.mpp, model.patch_px)
+        for s in [*seen, *held]:
+            who = "the first section" if model is None else f"the central model {model.name!r}"
+            check_scale(s.table, mpp, patch_px, who, patch_key)
+        if pool is not None:
+            check_patches(pool, "pool")
+        elif needs_pool:
+            bare = [s.section.name for s in seen if s.section.sdata is None]
+            if bare:
+                raise ValueError(
+                    f"The sections {listing(bare)} are tables without an image, so their tissue cannot be read; pass "
+                    "pool= unpaired patches (c2lst.pp.tissue_patches), or leave out 'ridge-whitened' and 'pseudo'."
+                )
+            slides = {s.section.name: s.section.sdata for s in seen}
+            pool = pp.tissue_patches(slides, None, mpp=mpp, patch_px=patch_px)
+        light = [_light(s, layer) for s in seen]
+        shared = set.intersection(*(set(s.table.var_names) for s in [*seen, *held]))
+        if not shared:
+            raise ValueError("The sections have no gene in common; are their var_names of one kind?")
+        light = [t[:, [g for g in t.var_names if g in shared]].copy() for t in light]
+        # library size is over all genes of a section: expression is taken before the genes are cut
+        for t, s in zip(light, seen, strict=True):
+            t.X = _all_genes(s, list(t.var_names), layer)
+            t.uns[Key.UNS] = {**t.uns.get(Key.UNS, {}), "expression": LOG1P}
+        pp.select_genes(light, n_top=n_top, key_added=EVALUATION)
+        genes = [g for g in light[0].var_names if light[0].var[EVALUATION][g]]
+        features = [embed_patches(s.patches, encoder, model) for s in seen]
+        test_features = [embed_patches(s.patches, encoder, model) for s in held]
+        target = [expression(s.table[s.rows], genes, layer) for s in seen]
+        test_target = [expression(s.table[s.rows], genes, layer) for s in held]
+        graphs = [graph(s.table, s.rows) for s in held]
+        digest = hashlib.sha256()
+        for s, y in zip([*seen, *held], [*target, *test_target], strict=True):
+            digest.update(np.ascontiguousarray(s.patches).tobytes())
+            digest.update(np.ascontiguousarray(y).tobytes())
+        if pool is not None:
+            digest.update(np.ascontiguousarray(pool).tobytes())
+        constant = [int((y.std(0) == 0).sum()) for y in test_target]
+        if any(constant):
+            logger.info("Genes constant in a test section, left out there: %s.", constant)
+        return cls(
+            seen, held, genes, model, encoder, features, test_features, target, test_target, graphs,
+            [morans_i(y, g) for y, g in zip(test_target, graphs, strict=True)],
+            pool, None if pool is None else embed_patches(pool, encoder, model), digest.hexdigest()[:16],
+        )  # fmt: skip
+
+
+def _light(s: Spots, layer: str | None) -> AnnData:
+    """Return a table of the valid spots that shares no state with the user's."""
+    import pandas as pd
+    from anndata import AnnData
+
+    x = s.table.X if layer is None else s.table.layers[layer]
+    light = AnnData(
+        x[s.rows],
+        obs=pd.DataFrame(index=s.table.obs_names[s.rows]),
+        var=pd.DataFrame(index=s.table.var_names),
+        obsm={Key.obsm.PATCHES: s.patches},
+    )
+    if Key.obsm.SPATIAL in s.table.obsm:
+        light.obsm[Key.obsm.SPATIAL] = np.asarray(s.table.obsm[Key.obsm.SPATIAL])[s.rows]
+    mpp, patch_px = scale_of(s.table)
+    light.uns[Key.SECTION] = s.section.name
+    light.uns[Key.UNS] = {"patches": {Key.obsm.PATCHES: {"mpp": mpp, "patch_px": patch_px}}}
+    return light
+
+
+def _all_genes(s: Spots, genes: list[str], layer: str | None):
+    """Return log1p CP10k of all `genes`, sparse; library size over all genes of the section."""
+    import scipy.sparse as sp
+
+    from c2lst._expression import check_genes, counts, library_size
+
+    table = s.table[s.rows]
+    size = library_size(table, layer)
+    x = sp.csr_matrix(counts(table, layer), dtype=np.float64)
+    x = sp.diags(np.divide(1e4, size, out=np.zeros_like(size), where=size > 0)) @ x
+    return sp.csr_matrix(x.log1p()[:, check_genes(table, genes)], dtype=np.float32)
+
+
+class Draw:
+    """One draw of spots: its arms are made when they are first asked for."""
+
+    def __init__(
+        self, bench, fraction, seed, *, layer, n_condition, n_synthetic, weight, adapt_kwargs, augment_kwargs,
+        cnn_steps,
+    ):  # fmt: skip
+        self.bench, self.fraction, self.seed, self.layer = bench, fraction, seed, layer
+        self.n_condition, self.weight, self.cnn_steps = n_condition, weight, cnn_steps
+        self.adapt_kwargs, self.augment_kwargs = adapt_kwargs, augment_kwargs
+        self.light = [_light(s, layer) for s in bench.train]
+        from c2lst import pp
+
+        pp.subsample(self.light, fraction, seed=seed)
+        masks = [t.obs[Key.obs.SAMPLED].to_numpy() for t in self.light]
+        self.patches = np.concatenate([s.patches[m] for s, m in zip(bench.train, masks, strict=True)])
+        self.target = np.concatenate([y[m] for y, m in zip(bench.target, masks, strict=True)])
+        self.features = np.concatenate([x[m] for x, m in zip(bench.features, masks, strict=True)])
+        self.groups = np.concatenate(
+            [np.repeat(s.section.name, m.sum()) for s, m in zip(bench.train, masks, strict=True)]
+        )
+        self.names = np.concatenate([t.obs_names[m] for t, m in zip(self.light, masks, strict=True)])
+        at = [t.obsm[Key.obsm.SPATIAL][m] for t, m in zip(self.light, masks, strict=True) if "spatial" in t.obsm]
+        self.positions = np.concatenate(at) if len(at) == len(self.light) else None
+        self.n_extra = min(600, 10 * len(self.patches)) if n_synthetic is None else int(n_synthetic)
+        self.extras: dict[str, Extra | None] = {"real": None}
+        self.profiles: NDArray | None = None
+        self.local = None
+        self.teachers: dict[str, Any] = {}
+
+    def run(self, arm: str, kind: str) -> list[dict[str, Any]]:
+        """Train one recipe on one arm and score it on every test section."""
+        from c2lst.metrics import moran_agreement, morans_i, mse, pearson
+
+        begun = time.monotonic()
+        extra = self.pseudo(kind) if arm == "pseudo" else self.extra(arm)
+        predict = self.fit(kind, extra)
+        if arm == "real":
+            self.teachers[kind] = predict
+        rows = []
+        bench = self.bench
+        for i, s in enumerate(bench.test):
+            guess = predict(s.patches, bench.test_features[i])
+            agreement = moran_agreement(morans_i(guess, bench.graphs[i]), bench.measured_moran[i])
+            pcc = pearson(guess, bench.test_target[i])
+            rows.append(
+                {
+                    "section": s.section.name, "fraction": self.fraction, "arm": arm, "predictor": kind,
+                    "encoder": "none" if kind == "cnn" else bench.encoder, "seed": self.seed,
+                    "n_spots": len(self.patches), "n_synthetic": 0 if extra is None else len(extra.patches),
+                    "pcc": float(np.nanmean(pcc)), "mse": float(mse(guess, bench.test_target[i]).mean()),
+                    "moran_corr": float(agreement["corr"]), "moran_bias": float(agreement["bias"]),
+                    "seconds": 0.0,
+                }
+            )  # fmt: skip
+        for row in rows:
+            row["seconds"] = round(time.monotonic() - begun, 2)
+        return rows
+
+    def fit(self, kind: str, extra: Extra | None):
+        """Fit a recipe; returns a function from (patches, features) to expression."""
+        from c2lst.models import Predictor
+        from c2lst.models._cnn import fit_cnn
+        from c2lst.models._ridge import fit_ridge, folds
+
+        bench, n = self.bench, len(self.patches)
+        target, weight = self.target, np.ones(n)
+        fold = folds(self.groups, self.positions)
+        if extra is not None:
+            target = np.concatenate([target, extra.target])
+            weight = np.concatenate([weight, np.full(len(extra.patches), self.weight * n / len(extra.patches))])
+            fold = np.concatenate([fold, np.where(extra.parent >= 0, fold[extra.parent], -1)])
+        real = np.arange(len(target)) < n
+        network = None
+        if kind == "cnn":
+            parts = [self.patches] + ([] if extra is None else [extra.patches])
+            network, arrays = fit_cnn(parts, target, weight, real, steps=self.cnn_steps, seed=derive(self.seed, 98))
+        else:
+            features = self.features
+            if extra is not None:
+                features = np.concatenate([features, self.featured(extra)])
+            pool = bench.pool_features if kind == "ridge-whitened" else None
+            arrays, _ = fit_ridge(features, target, weight, real, fold, pool=pool)
+        mpp, patch_px = scale_of(self.light[0])
+        fitted = Predictor(kind, bench.genes, arrays, network=network, mpp=mpp, patch_px=patch_px)
+        return lambda patches, features: fitted.from_patches(patches, features=features)
+
+    def featured(self, extra: Extra) -> NDArray[np.float32]:
+        """Features of an arm's samples, computed once."""
+        from c2lst.models._encoders import embed_patches
+
+        if extra.features is None:
+            extra.features = embed_patches(extra.patches, self.bench.encoder, self.bench.central)
+        return extra.features
+
+    def extra(self, arm: str) -> Extra | None:
+        """Make what joins the real spots in an arm (once)."""
+        if arm not in self.extras:
+            if arm == "classical":
+                made = classical(self.patches, self.target, self.n_extra, self.seed)
+            elif arm == "mixup":
+                made = mixup(self.patches, self.target, self.n_extra, self.seed)
+            elif arm == "synthetic":
+                made = self.synthetic()
+            elif arm == "unconditional":
+                ours = self.extra("synthetic")
+                kwargs = {"steps": self.augment_kwargs.get("sampler_steps", 16)}
+                drawn = self.local.sample(None, n=len(ours.patches), seed=derive(self.seed, 99), **kwargs)
+                made = Extra(drawn, ours.target, ours.parent)
+            else:
+                ours = self.extra("synthetic")
+                self.featured(ours)  # once: the controls have the same patches
+                made = (
+                    shuffled(ours, self.seed) if arm == "shuffled" else shuffled_within(ours, self.profiles, self.seed)
+                )
+            self.extras[arm] = made
+        return self.extras[arm]
+
+    def synthetic(self) -> Extra:
+        """Adapt on the drawn spots, generate, and label each patch with the profile it was drawn for."""
+        from c2lst import pp
+
+        from ._adapt import adapt
+        from ._augment import augment
+
+        pp.select_genes(self.light, n_top=self.n_condition, subset=Key.obs.SAMPLED)
+        kwargs = {"seed": self.seed, **self.adapt_kwargs}
+        if "pool" not in kwargs:
+            kwargs["pool"] = self.bench.pool
+        self.local = adapt(self.light, self.bench.central, subset=Key.obs.SAMPLED, progress=False, **kwargs)
+        made = augment(
+            self.light, self.local, n_obs=self.n_extra, subset=Key.obs.SAMPLED, progress=False,
+            **{"seed": self.seed, **self.augment_kwargs},
+        )  # fmt: skip
+        self.profiles = np.asarray(made.X)
+        target = np.full((made.n_obs, len(self.bench.genes)), np.nan, dtype=np.float32)
+        for j, gene in enumerate(self.bench.genes):
+            if gene in made.var_names:
+                target[:, j] = self.profiles[:, made.var_names.get_loc(gene)]
+        where = {k: i for i, k in enumerate(zip(self.groups, self.names.astype(str), strict=True))}
+        keys = zip(made.obs[Key.SECTION].astype(str), made.obs[Key.obs.PARENT].astype(str), strict=True)
+        return Extra(made.obsm[Key.obsm.PATCHES], target, np.array([where[k] for k in keys]))
+
+    def pseudo(self, kind: str) -> Extra:
+        """Patches of the pool, labelled by the same recipe fitted on the real spots."""
+        key = f"pseudo-{kind}"
+        if key not in self.extras:
+            if kind not in self.teachers:
+                self.teachers[kind] = self.fit(kind, None)
+            rows = generator(self.seed, 90).permutation(len(self.bench.pool))[: self.n_extra]
+            patches, features = self.bench.pool[rows], self.bench.pool_features[rows]
+            labels = self.teachers[kind](patches, features)
+            self.extras[key] = Extra(patches, labels, np.full(len(rows), -1), features)
+        return self.extras[key]
