@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 project = "c2lst"
 author = "the c2lst developers"
-copyright = f"2026, {author}"  # noqa: A001
+copyright = f"2026, {author}"
 version = release = c2lst.__version__
 
 extensions = [

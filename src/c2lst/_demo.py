@@ -77,8 +77,8 @@ def her2st(seed: int, path: Path | None) -> Job:
         train=train,
         test=test,
         central=her2st_central(train, seed),
-        about="HER2-positive breast cancer, legacy Spatial Transcriptomics (Andersson et al. 2021, CC BY 4.0): sections "
-        "C2, C3 and C4 to train on, C5 to test on.",
+        about="HER2-positive breast cancer, legacy Spatial Transcriptomics (Andersson et al. 2021, CC BY 4.0): "
+        "sections C2, C3 and C4 to train on, C5 to test on.",
         caveat="C2 to C5 are serial sections of ONE tumour: what is shown here is a claim about that tumour.",
         n_synthetic=550,
         adapt={"steps": 500},
@@ -99,7 +99,7 @@ def her2st_central(train: dict[str, SpatialData], seed: int) -> CentralModel:
         made = c2l.tl.pretrain(
             patches, mpp=MPP, **settings,
             card={
-                "data": f"{len(patches)} patches of tissue of her2st sections {', '.join(train)} (Andersson et al. 2021)",
+                "data": f"{len(patches)} patches of the tissue of her2st sections {', '.join(train)}",
                 "licence": "CC BY 4.0",
                 "limits": "One tumour, a quarter of an hour of training: for this demonstration only.",
             },
@@ -184,18 +184,25 @@ def _blocks(
     central = job.central
     n_all = sum(s["table"].n_obs for s in job.train.values())
     listens = (
-        "It **listens**: held-out loss {loss_held_out:.4f} with a spot's own genes, {loss_genes_shuffled:.4f} with those "
-        "of another, {loss_genes_dropped:.4f} without genes.".format(**card)
-        if card.get("listens")
-        else f"It does **not** demonstrably listen to its genes: held-out loss {card.get('loss_held_out')} with a spot's "
-        f"own genes, {card.get('loss_genes_shuffled')} with those of another. Read everything below with that in mind."
+        f"held-out loss {card.get('loss_held_out')} with a spot's own genes, {card.get('loss_genes_shuffled')} with those "
+        f"of another, {card.get('loss_genes_dropped')} without genes"
     )
+    listens = (
+        f"It **listens** to its genes: {listens}."
+        if card.get("listens")
+        else f"It does **not** demonstrably listen to its genes ({listens}): read everything below with that in mind."
+    )
+    interval = f"95 % interval [{row.low:.2f}, {row.high:.2f}]"
+    if not np.isfinite(row.gap_closed):
+        interval = f"the gap, {row.gap:.3f} [{row.gap_low:.3f}, {row.gap_high:.3f}], is too small or uncertain"
+    copies = synth.uns["memorization"]["share"]
+    loading = f", {pretraining:.1f} of them to load data and pretrain or load the central model"
     return [
         B.text(
-            f"{job.about} A central model of histology that knows no genes was turned into a local model with the genes of "
-            f"**{card['n_spots']} of {n_all} spots**; it drew {synth.n_obs} synthetic spots; predictors of expression from "
-            f"H&E were trained with and without them and tested on section **{name}**, which nothing that was trained "
-            "has seen. " + job.caveat
+            f"{job.about} A central model of histology that knows no genes was turned into a local model with the "
+            f"genes of **{card['n_spots']} of {n_all} spots**; it drew {synth.n_obs} synthetic spots; predictors of "
+            f"expression from H&E were trained with and without them and tested on section **{name}**, which nothing "
+            f"that was trained has seen.\n\n{job.caveat}"
         ),
         B.key_figures(
             [
@@ -203,65 +210,63 @@ def _blocks(
                 (f"{ours:.3f}", "few spots and synthetic ones", f"difference {row.difference:+.3f} "
                  f"[{row.difference_low:+.3f}, {row.difference_high:+.3f}]"),
                 (f"{full:.3f}", "all spots", "what one would like to reach"),
-                (share, "of the gap closed", f"95 % interval [{row.low:.2f}, {row.high:.2f}]"
-                 if np.isfinite(row.gap_closed)
-                 else f"the gap, {row.gap:.3f} [{row.gap_low:.3f}, {row.gap_high:.3f}], is too small or too uncertain to divide by"),
+                (share, "of the gap closed", interval),
             ]
         ),
         B.heading("What was adapted on what"),
         B.text(
-            f"**Central model** `{central.name}` ({central.n_parameters / 1e6:.1f} M parameters, {central.patch_px} px at "
-            f"{central.mpp:g} um/px, so {central.patch_px * central.mpp:g} um): trained on "
-            f"{central.card.get('data', 'not said')}; licence: {central.card.get('licence', 'not said')}. "
-            f"It is frozen.\n\n**Local model**: {local.n_parameters / 1e3:.0f} k parameters beside it "
-            f"({card['share_of_central']:.1%}), fitted on {card['n_spots']} spots of {', '.join(card['sections'])} with "
-            f"{card['n_genes']} genes, {card['n_held_out']} of these spots held out to choose the step; "
+            f"**Central model** `{central.name}` ({central.n_parameters / 1e6:.1f} M parameters, {central.patch_px} px "
+            f"at {central.mpp:g} um/px, so {central.patch_px * central.mpp:g} um): trained on "
+            f"{central.card.get('data', 'not said')}; licence: {central.card.get('licence', 'not said')}. It is "
+            f"frozen.\n\n**Local model**: {local.n_parameters / 1e3:.0f} k parameters beside it "
+            f"({card['share_of_central']:.1%}), fitted on {card['n_spots']} spots of {', '.join(card['sections'])} "
+            f"with {card['n_genes']} genes, {card['n_held_out']} of these spots held out to choose the step; "
             f"{card['n_pool']} unpaired patches taught it the stain. {listens}"
         ),
         B.figure(_figure(c2l.pl.training(local)), "Denoising loss while adapting."),
         B.heading("Real and synthetic patches of the same spots"),
         B.text(
-            "Above a real patch, below what the local model drew for a profile between that spot's genes and those of a "
-            "neighbour in expression. They should show the same kind of tissue, not the same cells."
+            "Above a real patch, below what the local model drew for a profile between that spot's genes and those of "
+            "a neighbour in expression. They should show the same kind of tissue, not the same cells."
         ),
-        B.figure(_figure(c2l.pl.patches(job.train, n=8, synthetic=synth, seed=seed)), "Spots the model was adapted on."),
+        B.figure(_figure(c2l.pl.patches(job.train, n=8, synthetic=synth, seed=seed)), "Spots it was adapted on."),
         B.heading("Do synthetic patches lie where real ones do?"),
         B.text(
-            f"In the features of the encoder `{overlap['encoder']}`: a classifier tells synthetic from real with accuracy "
-            f"{overlap['c2st']:.2f} (0.5: it cannot; real against real {overlap['floor']['c2st']:.2f}); coverage "
+            f"In the features of the encoder `{overlap['encoder']}`: a classifier tells synthetic from real with "
+            f"accuracy {overlap['c2st']:.2f} (0.5: it cannot; real against real {overlap['floor']['c2st']:.2f}); coverage "
             f"{overlap['coverage']:.2f} (real against real {overlap['floor']['coverage']:.2f})."
         ),
-        B.figure(_figure(c2l.pl.embedding_overlap(synth)), "Joint map, and each measure beside what real against real gives."),
-        B.figure(_figure(c2l.pl.composition(synth)), "What patches are made of: each synthetic spot against its parent."),
+        B.figure(_figure(c2l.pl.embedding_overlap(synth)), "Joint map; each measure beside real against real."),
+        B.figure(_figure(c2l.pl.composition(synth)), "What patches are made of: synthetic spots against their parents."),
         B.figure(
             _figure(c2l.pl.memorization(synth)),
-            f"Copies? {synth.uns['memorization']['share']:.1%} of synthetic patches are nearer to a training patch than "
-            "1 % of unseen real ones are.",
+            f"Copies? {copies:.1%} of the synthetic patches lie as near to a training patch as the nearest 1 % of unseen "
+            "real patches do.",
         ),
         B.heading("Do the patches say what their genes say?"),
         B.text(
-            f"A judge (a CNN trained on all real training spots, not on the generator's features) reads the genes back from "
-            f"synthetic patches: mean correlation **{trip['mean_pcc']:.3f}**; {trip['shuffled_mean_pcc']:.3f} with the genes "
-            f"shuffled; {trip['real_mean_pcc']:.3f} on real patches of the unseen section {name}."
+            "A judge (a CNN trained on all real training spots, not on the generator's features) reads the genes back "
+            f"from synthetic patches: mean correlation **{trip['mean_pcc']:.3f}**; {trip['shuffled_mean_pcc']:.3f} with "
+            f"the genes shuffled; {trip['real_mean_pcc']:.3f} on real patches of the unseen section {name}."
         ),
         B.figure(_figure(c2l.pl.round_trip(synth)), "Round trip, gene by gene."),
         B.heading("Maps"),
         B.figure(_maps(test, _gene(test)), f"Section {name}, not seen in training: log1p of counts per 10,000."),
-        B.table(_moran(test), "Moran's I of predicted and measured genes on one graph. Predictions are smoother than counts: "
-                "read the bias beside that of all spots."),
+        B.table(
+            _moran(test),
+            "Moran's I of predicted and measured genes on one graph. Predictions are smoother than counts: read the bias "
+            "beside that of all spots.",
+        ),
         B.heading("Does it help, and is it the genes?"),
         B.text(
             f"{draws} draws of {FRACTION:.0%} of the spots, every arm with the same number of extra samples, steps and "
             "seeds. If shuffled genes helped as much as true ones, the gain would not be the genes'. "
-            "Gap closed = (arm - few) / (all - few); it is left out where the gap is under .05 or its interval reaches 0."
+            "Gap closed = (arm - few) / (all - few), left out where the gap is under .05 or its interval reaches 0."
         ),
         B.figure(_figure(c2l.pl.learning_curve(runs)), "Mean correlation over genes on the unseen section."),
-        B.table(_arms(runs, closed), "Mean PCC over genes, by recipe and arm; differences to the few real spots are paired by draw."),
+        B.table(_arms(runs, closed), "Mean PCC over genes; differences to the few real spots are paired by draw."),
         B.heading("Parameters, versions, seed"),
-        B.text(
-            f"Seed {seed}; {minutes:.1f} minutes in all"
-            + (f", {pretraining:.1f} of them to load data and pretrain or load the central model." if pretraining > 1 else ".")
-        ),
+        B.text(f"Seed {seed}; {minutes:.1f} minutes in all{loading if pretraining > 1 else ''}."),
         B.details("Local model", {k: v for k, v in card.items() if k != "curves"}),
         B.details("Central model", {k: v for k, v in central.card.items() if k != "curves"} | central.reference),
         B.details("Synthetic spots", synth.uns[Key.UNS]["params"]),
