@@ -20,8 +20,8 @@ import c2lst as c2l
 
 SECTIONS, FIRST_SEED, PER_SECTION = 20, 100_000, 250
 MPP, PATCH_PX = 2.0, 64
-TOKENIZER = {"latent_channels": 12, "channels": (16, 32, 48, 64)}
-DENOISER = {"width": 120, "depth": 5, "heads": 4}
+TOKENIZER = {"latent_channels": 4, "channels": (16, 32, 64)}
+DENOISER = {"width": 128, "depth": 5, "heads": 4}
 
 
 def tissue() -> np.ndarray:
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("toy_run"))
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--tokenizer-steps", type=int, default=1000)
+    parser.add_argument("--tokenizer-steps", type=int, default=1500)
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     args = parser.parse_args()
     patches = tissue()

@@ -88,8 +88,8 @@ def her2st(seed: int, path: Path | None) -> Job:
 def her2st_central(train: dict[str, SpatialData], seed: int) -> CentralModel:
     """Pretrain on the tissue of the training sections for at most 15 minutes; kept in the cache and used again."""
     settings = {
-        "steps": 1500, "tokenizer_steps": 1000, "tokenizer": {"latent_channels": 12, "channels": (16, 32, 48, 64)},
-        "denoiser": {"width": 160, "depth": 5, "heads": 4}, "max_minutes": 14.0, "seed": seed,
+        "steps": 1800, "tokenizer_steps": 1500, "denoiser": {"width": 192, "depth": 6}, "max_minutes": 14.0,
+        "seed": seed,
     }  # fmt: skip
     place = c2l.settings.cache_dir / "demo" / f"her2st-central-{c2l.__version__}-seed{seed}"
     if not (place / "model_index.json").is_file():

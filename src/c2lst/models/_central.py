@@ -102,12 +102,15 @@ class CentralModel:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over every weight, the scheduler, mpp and patch size: the model's identity."""
+        """SHA-256 over every weight, every setting, mpp and patch size: the model's identity."""
         if self._hash is None:
             digest = hashlib.sha256()
-            config = {k: v for k, v in self.scheduler.config.items() if not k.startswith("_")}
-            scale = [self.tokenizer.config.get(k) for k in ("latents_mean", "latents_std", "scaling_factor")]
-            digest.update(json.dumps([self.mpp, self.patch_px, config, scale], sort_keys=True, default=str).encode())
+            configs = [
+                {k: v for k, v in part.config.items() if not k.startswith("_")}
+                for part in (self.tokenizer, self.denoiser, self.scheduler)
+            ]
+            said = json.dumps([self.mpp, self.patch_px, configs], sort_keys=True, default=str)
+            digest.update(said.encode())
             for part in (self.tokenizer, self.denoiser):
                 for key, value in sorted(part.state_dict().items()):
                     digest.update(key.encode())
@@ -195,6 +198,7 @@ class CentralModel:
         key = str(name_or_path)
         found = registered(key)
         if found is not None:
+            _check_asked(f"The registered model {key!r}", found.mpp, found.patch_px, mpp, patch_px)
             return found
         return load_directory(Path(key), name=key, mpp=mpp, patch_px=patch_px)
 
@@ -268,6 +272,14 @@ def _denoiser_folder(denoiser: nn.Module) -> str:
     return "unet" if "UNet" in type(denoiser).__name__ else "transformer"
 
 
+def _check_asked(what: str, mpp: float, patch_px: int, asked_mpp: float | None, asked_px: int | None) -> None:
+    if asked_mpp not in (None, mpp) or asked_px not in (None, patch_px):
+        raise ValueError(
+            f"{what} is of patches of {patch_px} px at {mpp:g} um/px; mpp={asked_mpp!r}, patch_px={asked_px!r} is not "
+            "for it. Leave them out: they are for directories that do not say their scale."
+        )
+
+
 def load_directory(path: Path, *, name: str, mpp: float | None = None, patch_px: int | None = None) -> CentralModel:
     """Load a directory strictly; see :meth:`CentralModel.from_pretrained`."""
     import diffusers
@@ -304,10 +316,17 @@ def load_directory(path: Path, *, name: str, mpp: float | None = None, patch_px:
         module = kind.from_config(config)
         load_strictly(module, read_tensors(path / folder / WEIGHTS), path / folder / WEIGHTS)
         loaded[role] = module
-    mpp = card.get("mpp", mpp)
+    if card:
+        _check_asked(f"{path}", card["mpp"], card["patch_px"], mpp, patch_px)
+        mpp, patch_px = card["mpp"], card["patch_px"]
     if mpp is None:
         raise ValueError(f"{path} does not say its microns per pixel; pass CentralModel.from_pretrained(..., mpp=).")
     if patch_px is None:
-        down = 2 ** (len(loaded["tokenizer"].config.get("block_out_channels", [0] * 4)) - 1)
-        patch_px = card.get("patch_px", int(loaded["denoiser"].config.sample_size) * down)
+        side = loaded["denoiser"].config.sample_size
+        if not isinstance(side, int):
+            raise ValueError(
+                f"{path} does not say the side of a patch (sample_size={side!r}); pass "
+                "CentralModel.from_pretrained(..., patch_px=)."
+            )
+        patch_px = side * 2 ** (len(loaded["tokenizer"].config.get("block_out_channels", [0] * 4)) - 1)
     return CentralModel(**loaded, mpp=mpp, patch_px=patch_px, card=card, name=name)

@@ -19,7 +19,7 @@ from ._files import (
     write_json,
     write_tensors,
 )
-from ._registry import central_model
+from ._registry import referenced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -171,15 +171,7 @@ class LocalModel:
         if spec["format"] != "c2lst.LocalModel/1":
             raise ValueError(f"{path} has format {spec['format']!r}; this version reads 'c2lst.LocalModel/1'.")
         tensors = read_tensors(path / FILES[1])
-        if central is not None:
-            model = central_model(central)
-            if model.hash != spec["central"]["hash"]:
-                raise ValueError(
-                    f"{path} was adapted from the central model {spec['central']['name']!r} "
-                    f"({spec['central']['hash'][:12]}), not from {model.name!r} ({model.hash[:12]})."
-                )
-        else:
-            model = central_model(reference=spec["central"])
+        model = referenced(spec["central"], central, path)
         made = []
         for role, table in (("gene_encoder", GENE_ENCODERS), ("modulation", MODULATIONS)):
             config = dict(spec[role])
@@ -191,6 +183,7 @@ class LocalModel:
             except TypeError as error:
                 raise ValueError(f"{path}: the {role} {kind!r} does not take these settings: {error}.") from error
         encoder, modulation = made
+        _check_fit(path, spec["genes"], model, encoder, modulation)
         out = cls(
             model, encoder, modulation, spec["genes"], modulation_kind=spec["modulation"]["kind"], card=spec["card"]
         )
@@ -221,3 +214,19 @@ class LocalModel:
             **{k: v for k, v in self.card.items() if k != "curves"},
         }
         return html_table("LocalModel", rows)
+
+
+def _check_fit(path: Path, genes: list[str], model: CentralModel, encoder: GeneEncoder, modulation: Modulation) -> None:
+    from c2lst.nn import sites
+
+    if len(genes) != encoder.n_genes or len(set(genes)) != len(genes):
+        raise ValueError(
+            f"{path} names {len(genes)} genes ({len(set(genes))} different ones), its gene encoder takes "
+            f"{encoder.n_genes}: the panel does not match the weights."
+        )
+    widths = [s.width for s in sites(model.denoiser)]
+    if modulation.condition_dim != encoder.dim or modulation.widths != widths:
+        raise ValueError(
+            f"{path}: the modulation takes {modulation.condition_dim} values for widths {modulation.widths}, the gene "
+            f"encoder gives {encoder.dim} and the central model {model.name!r} has {widths}."
+        )

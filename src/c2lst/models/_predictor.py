@@ -20,7 +20,7 @@ from ._files import (
     write_json,
     write_tensors,
 )
-from ._registry import central_model
+from ._registry import referenced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,9 @@ class Predictor:
         patch_px: int,
         card: dict[str, Any] | None = None,
     ):
-        self.kind, self.genes, self.arrays = kind, list(genes), arrays
+        self.kind, self.genes = kind, list(genes)
+        # one layout before and after a file: products then agree to the last bit
+        self.arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
         self.encoder, self.central, self.network = encoder, central, network
         self.mpp, self.patch_px, self.card = float(mpp), int(patch_px), dict(card or {})
 
@@ -125,7 +127,7 @@ class Predictor:
                 "card": self.card,
             }
             write_json(made / FILES[0], spec)
-            tensors = {f"arrays.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in self.arrays.items()}
+            tensors = {f"arrays.{k}": torch.from_numpy(v) for k, v in self.arrays.items()}
             if self.network is not None:
                 tensors |= {f"network.{k}": v for k, v in self.network.state_dict().items()}
             write_tensors(made / FILES[1], tensors)
@@ -146,15 +148,19 @@ class Predictor:
                 f"'c2lst.Predictor/1' of {listing(KINDS)}."
             )
         get_encoder(spec["encoder"])
-        model = central
-        if spec["central"] is not None:
-            model = central_model(central, reference=spec["central"])
+        model = None if spec["central"] is None else referenced(spec["central"], central, path)
         tensors = read_tensors(path / FILES[1])
         arrays = {k.removeprefix("arrays."): v.numpy() for k, v in tensors.items() if k.startswith("arrays.")}
+        stray = sorted(k for k in tensors if not k.startswith(("arrays.", "network.")))
+        if stray or (spec["network"] is None and len(arrays) < len(tensors)):
+            raise ValueError(f"{path / FILES[1]} has unknown tensors {listing(stray or sorted(tensors))}.")
         _check_arrays(spec, arrays, path)
         network = None
         if spec["network"] is not None:
-            network = PatchCNN(**spec["network"])
+            try:
+                network = PatchCNN(**spec["network"])
+            except TypeError as error:
+                raise ValueError(f"{path}: the network does not take these settings: {error}.") from error
             own = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
             load_strictly(network, own, path / FILES[1])
             network.eval()
@@ -188,6 +194,10 @@ def _check_arrays(spec: dict[str, Any], arrays: dict[str, NDArray], path: Path) 
     want = trust | ({"gene_mean", "gene_scale"} if spec["kind"] == "cnn" else {"mean", "rotation", "coef", "intercept"})
     if set(arrays) != want:
         raise ValueError(f"{path} must hold the arrays {listing(sorted(want))}; it holds {listing(sorted(arrays))}.")
+    if (spec["network"] is not None) != (spec["kind"] == "cnn"):
+        raise ValueError(f"{path}: a predictor {spec['kind']!r} with network={spec['network']!r} cannot be.")
+    if len(set(spec["genes"])) != len(spec["genes"]):
+        raise ValueError(f"{path} names a gene twice.")
     last = arrays["gene_mean" if spec["kind"] == "cnn" else "intercept"]
     if last.shape != (len(spec["genes"]),):
         raise ValueError(f"{path} names {len(spec['genes'])} genes but predicts {last.shape[0]}.")

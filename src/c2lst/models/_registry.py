@@ -80,6 +80,11 @@ def register_central(
         raise ValueError(f"{name!r} ships with c2lst; choose another name.")
     if not isinstance(source, CentralModel):
         source = check_directory(source, "model_index.json")
+        if not (source / CARD).is_file():
+            raise ValueError(
+                f"{source} has no {CARD} and so no scale; register the model itself: "
+                "c2lst.models.CentralModel.from_pretrained(path, mpp=)."
+            )
     else:
         source.name = name
     _REGISTRY[name] = _Entry(source, task, licence, commercial, gated)
@@ -155,6 +160,19 @@ def central_model(central: Any = None, *, reference: dict[str, Any] | None = Non
     if central is not None and not isinstance(central, str | Path):
         raise TypeError(f"central must be a CentralModel, a name or a path, not {type(central).__name__}.")
     return remember(CentralModel.from_pretrained("starter" if central is None else central))
+
+
+def referenced(reference: dict[str, Any], central: Any, path: Path) -> CentralModel:
+    """Return the central model a saved object refers to; `central`, where given, must be that very model."""
+    if central is None:
+        return central_model(reference=reference)
+    model = central_model(central)
+    if model.hash != reference["hash"]:
+        raise ValueError(
+            f"{path} was fitted with the central model {reference['name']!r} ({reference['hash'][:12]}), not with "
+            f"{model.name!r} ({model.hash[:12]})."
+        )
+    return model
 
 
 def remember(central: CentralModel) -> CentralModel:

@@ -55,7 +55,7 @@ def make_denoiser(
 
 def denoise(model: nn.Module, z: Tensor, t: Tensor) -> Tensor:
     """Call a denoiser without any condition of its own: latents `(n, C, h, w)`, times `(n,)` -> `(n, C, h, w)`."""
-    config = model.config
+    config = getattr(model, "config", None)
     if isinstance(model, DiTTransformer2DModel):
         null = torch.full((len(z),), int(config.num_embeds_ada_norm), dtype=torch.long, device=z.device)
         out = model(z, timestep=t, class_labels=null).sample

@@ -151,6 +151,7 @@ class SCVIGeneEncoder(GeneEncoder):
                 max_epochs=epochs,
                 accelerator="cpu",
                 train_size=1.0,
+                shuffle_set_split=False,  # it would be shuffled by a seed of scvi's own, None by default
                 batch_size=min(128, len(values)),
                 enable_progress_bar=False,
                 logger=False,
@@ -167,7 +168,9 @@ class SCVIGeneEncoder(GeneEncoder):
 
     def _latent(self, counts: Tensor) -> Tensor:
         batch = torch.zeros(len(counts), 1, dtype=torch.long)
-        return self.vae.inference(counts, batch)["qz"].loc
+        # scvi draws a z as well; the caller's random state must not notice
+        with torch.random.fork_rng(devices=[]):
+            return self.vae.inference(counts, batch)["qz"].loc
 
     def train(self, mode: bool = True) -> SCVIGeneEncoder:
         """Stay in evaluation mode: the encoder is frozen once fitted."""

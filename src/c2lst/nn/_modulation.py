@@ -93,9 +93,13 @@ class LoRA(FiLM):
             raise ImportError('modulation="lora" needs peft: pip install "c2lst[lora]".') from error
         config = LoraConfig(r=self.lora_rank, lora_alpha=self.lora_rank, target_modules=["to_q", "to_k", "to_v"])
         bound = inject_adapter_in_model(config, copy.deepcopy(model))
+        fitted = self.adapters  # bound before: the new copy takes over what was fitted
         self.adapters = nn.ParameterDict(
             {name.replace(".", "/"): p for name, p in bound.named_parameters() if "lora_" in name}
         )
+        with torch.no_grad():
+            for name, value in fitted.items():
+                self.adapters[name].copy_(value)
         if not self.adapters:
             raise TypeError(f"{type(model).__name__} has no attention projections for modulation='lora'; use 'film'.")
         return bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,11 +73,14 @@ def sample(
 
     `condition` is `(n, d)`, a row of NaN being a patch without genes. The scheduler is copied: it holds state.
     """
-    solver = type(scheduler).from_config(scheduler.config)
+    # `denoise` leaves out what a model says of its variance: a solver must not look for it
+    learned = str(scheduler.config.get("variance_type")).startswith("learned")
+    solver = type(scheduler).from_config(scheduler.config, **({"variance_type": "fixed_small"} if learned else {}))
     solver.set_timesteps(steps, device=noise.device)
-    # fixed at the start for solvers that add noise themselves: one draw a patch would need one generator a patch
-    generator = torch.Generator(device="cpu").manual_seed(0)
-    extra = {"generator": generator} if "generator" in type(solver).step.__code__.co_varnames else {}
+    # for solvers that add noise themselves: a generator a patch, seeded by its own start, so that what is drawn for one
+    # patch does not depend on the others of its batch
+    generators = [torch.Generator().manual_seed(zlib.crc32(row.cpu().numpy().tobytes())) for row in noise]
+    extra = {"generator": generators} if "generator" in type(solver).step.__code__.co_varnames else {}
     sigma = getattr(solver, "init_noise_sigma", 1.0)
     z = noise * sigma
     guided = modulation is not None and condition is not None and guidance != 1.0

@@ -222,14 +222,15 @@ def adapt(
     card["curves"] = {"loss": _thin(plan.losses), "validation": [list(v) for v in plan.validation]}
     local = LocalModel(model, encoder, film, genes, modulation_kind=modulation, card=card)
     for s in seen:
-        notes(s.table)["central"] = model.reference
+        table = s.table if s.section.parent is None else s.section.parent
+        notes(table)["central"] = model.reference
         record(
-            s.table, "adapt", central=model.name, modulation=modulation, gene_encoder=gene_encoder, subset=subset,
+            table, "adapt", central=model.name, modulation=modulation, gene_encoder=gene_encoder, subset=subset,
             layer=layer, patch_key=patch_key, genes_key=genes_key, steps=steps, batch_size=batch_size, lr=lr, seed=seed,
             pool=0 if pool is None else len(pool),
         )  # fmt: skip
         said = {k: v for k, v in card.items() if k not in ("curves", "hours")}
-        s.table.uns[key_added] = {**dict(s.table.uns.get(key_added, {})), "local": said}
+        table.uns[key_added] = {**dict(table.uns.get(key_added, {})), "local": said}
     return local
 
 

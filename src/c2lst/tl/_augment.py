@@ -10,7 +10,7 @@ from c2lst._expression import LOG1P, check_genes, counts, expression, library_si
 from c2lst._keys import Key
 from c2lst._notes import notes, record
 from c2lst._random import derive, generator
-from c2lst._resolve import sections, subset_mask
+from c2lst._resolve import sections, subset_masks
 
 from ._inputs import valid_mask
 
@@ -113,15 +113,17 @@ def augment(
     check_positive("batch_size", batch_size, integer=True)
     check_positive("devices", devices, integer=True)
     found = []
-    for section in sections(data, table_key=table_key, library_key=library_key):
+    here = sections(data, table_key=table_key, library_key=library_key)
+    for section, mask in zip(here, subset_masks(here, subset), strict=True):
         check_genes(section.table, local.genes, f"The table of section {section.name!r}")
-        rows = np.flatnonzero(subset_mask(section.table, subset) & valid_mask(section.table))
-        found.append((section, rows))
+        rows = np.flatnonzero(mask & valid_mask(section.table))
+        if len(rows):
+            found.append((section, rows))
+    if not found:
+        raise ValueError(f"No spot with a valid patch is left (subset={subset!r}).")
     log = np.concatenate([expression(s.table[rows], local.genes, layer) for s, rows in found])
     names = np.concatenate([s.table.obs_names.to_numpy()[rows] for s, rows in found])
     where = np.concatenate([np.repeat(s.name, len(rows)) for s, rows in found])
-    if not len(names):
-        raise ValueError(f"No spot with a valid patch is left (subset={subset!r}).")
     n = min(2000, 10 * len(names)) if n_obs is None else n_obs
     check_positive("n_obs", n, integer=True)
     uses_counts = local.gene_encoder.uses_counts or strategy == "scvi"

@@ -11,7 +11,7 @@ from c2lst._checks import listing
 from c2lst._expression import panel
 from c2lst._keys import Key
 from c2lst._patches import get_patches, patch_meta
-from c2lst._resolve import Section, sections, subset_mask
+from c2lst._resolve import Section, sections, subset_masks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -58,9 +58,10 @@ def spots(
 ) -> list[Spots]:
     """Resolve `data` into sections and read the patches of the spots that are meant and valid."""
     out = []
-    for section in sections(data, table_key=table_key, library_key=library_key):
+    found = sections(data, table_key=table_key, library_key=library_key)
+    for section, mask in zip(found, subset_masks(found, subset), strict=True):
         patches = get_patches(section.table, patch_key)
-        rows = np.flatnonzero(subset_mask(section.table, subset) & valid_mask(section.table))
+        rows = np.flatnonzero(mask & valid_mask(section.table))
         out.append(Spots(section, rows, np.asarray(patches[rows]) if len(rows) else None))
     total = sum(len(s.rows) for s in out)
     if total < at_least:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from c2lst.models import CentralModel
 
-TOKENIZER = {"latent_channels": 12, "channels": (16, 32, 64, 64)}
+TOKENIZER = {"latent_channels": 4, "channels": (16, 32, 64)}
 DENOISER = {"width": 256, "depth": 6, "heads": 4}
 
 
@@ -101,7 +101,8 @@ def pretrain(
     from c2lst.train import DenoiserPlan, Pool, TokenizerPlan, fit
 
     begun = time.monotonic()
-    parts = patches if isinstance(patches, list | tuple) else [patches]
+    # a store as `io.read_patches` returns it is a named tuple, not a list of parts
+    parts = patches if isinstance(patches, list | tuple) and not hasattr(patches, "patches") else [patches]
     parts = [check_patches(getattr(p, "patches", p)) for p in parts]
     check_positive("mpp", mpp)
     check_positive("steps", steps, integer=True)
@@ -183,9 +184,11 @@ def pretrain(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, 4))
-        den = nn.make_denoiser(
-            **{**DENOISER, "latent_channels": cached.shape[1], "latent_px": cached.shape[-1], **(denoiser or {})}
-        )
+        side = cached.shape[-1]
+        # 64 to 255 tokens a patch where the side allows it
+        token_px = max(t for t in (1, 2, 4, 8) if side % t == 0 and (t == 1 or side // t >= 8))
+        given = {"latent_channels": cached.shape[1], "latent_px": side, "token_px": token_px}
+        den = nn.make_denoiser(**{**DENOISER, **given, **(denoiser or {})})
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
     plan = DenoiserPlan(
         den,

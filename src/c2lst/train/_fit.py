@@ -16,12 +16,18 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from c2lst._logging import logger, progress
-from c2lst._random import derive
 
 from ._data import Ticks
 
 if TYPE_CHECKING:
     from ._plans import Plan
+
+
+class _Count(lp.Callback):
+    """Count first of all: Lightning calls callbacks before the plan's own hook, and a checkpoint must know the step."""
+
+    def on_train_batch_end(self, trainer: lp.Trainer, plan: Plan, outputs: Any, batch: Any, batch_idx: int) -> None:
+        plan.count()
 
 
 class _Bar(lp.Callback):
@@ -137,7 +143,7 @@ def fit(
 
     `precision=None` is bf16 autocast where the processor or GPU has it, and float32 elsewhere.
     """
-    callbacks: list[lp.Callback] = [_Bar(desc, progress)]
+    callbacks: list[lp.Callback] = [_Count(), _Bar(desc, progress)]
     if checkpoint is not None:
         if _restore(plan, Path(checkpoint)):
             logger.info("%s goes on from step %d of %d.", desc, plan.step, plan.steps)
@@ -153,7 +159,6 @@ def fit(
         try:
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 warnings.simplefilter("ignore")
-                torch.manual_seed(derive(plan.seed, 109))  # dropout draws from the global generator
                 trainer = lp.Trainer(
                     accelerator=accelerator,
                     devices=devices,

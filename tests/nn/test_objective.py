@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
+
+from c2lst import nn
+
+SCHEDULERS = {
+    "flow": FlowMatchEulerDiscreteScheduler(),
+    "ddim": DDIMScheduler(num_train_timesteps=100, clip_sample=False),
+    "ddpm": DDPMScheduler(num_train_timesteps=100, clip_sample=False),
+    "ddpm v": DDPMScheduler(num_train_timesteps=100, clip_sample=False, prediction_type="v_prediction"),
+    "dpm": DPMSolverMultistepScheduler(num_train_timesteps=100),
+    "sde": DPMSolverMultistepScheduler(num_train_timesteps=100, algorithm_type="sde-dpmsolver++"),
+    "euler": EulerDiscreteScheduler(num_train_timesteps=100),
+    "dpm with a learned variance": DPMSolverMultistepScheduler(num_train_timesteps=100, variance_type="learned_range"),
+    "ddpm with a learned variance": DDPMScheduler(
+        num_train_timesteps=100, clip_sample=False, variance_type="learned_range"
+    ),
+    "pndm": PNDMScheduler(num_train_timesteps=100, skip_prk_steps=True),
+}
+
+
+def drawn():
+    generator = torch.Generator().manual_seed(0)
+    z, noise = (torch.randn(4, 2, 3, 3, generator=generator) for _ in range(2))
+    return z, noise, torch.tensor([0.0, 0.25, 0.5, 0.99])
+
+
+def test_flow_matching_by_hand():
+    z, noise, u = drawn()
+    noisy, t, target = nn.Objective(SCHEDULERS["flow"]).noised(z, noise, u)
+    for i, s in enumerate(u.tolist()):
+        torch.testing.assert_close(noisy[i], (1 - s) * z[i] + s * noise[i])
+    torch.testing.assert_close(target, noise - z)
+    torch.testing.assert_close(t, 1000 * u)
+    # one straight step back along the target finds the image again
+    torch.testing.assert_close(noisy - u.view(-1, 1, 1, 1) * target, z)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_noising_and_targets_are_the_schedulers_own(kind):
+    z, noise, u = drawn()
+    scheduler = DDPMScheduler(num_train_timesteps=100, prediction_type=kind)
+    noisy, t, target = nn.Objective(scheduler).noised(z, noise, u)
+    assert t.tolist() == [0, 25, 50, 99]
+    torch.testing.assert_close(noisy, scheduler.add_noise(z, noise, t))
+    expected = {"epsilon": noise, "sample": z, "v_prediction": scheduler.get_velocity(z, noise, t)}[kind]
+    torch.testing.assert_close(target, expected)
+
+
+def test_epsilon_and_v_say_the_same():
+    z, noise, u = drawn()
+    of = {
+        kind: nn.Objective(DDPMScheduler(num_train_timesteps=100, prediction_type=kind)).noised(z, noise, u)
+        for kind in ("epsilon", "v_prediction", "sample")
+    }
+    noisy, t, v = of["v_prediction"]
+    alpha = DDPMScheduler(num_train_timesteps=100).alphas_cumprod[t].view(-1, 1, 1, 1)
+    torch.testing.assert_close(alpha.sqrt() * v + (1 - alpha).sqrt() * noisy, of["epsilon"][2])
+    torch.testing.assert_close(alpha.sqrt() * noisy - (1 - alpha).sqrt() * v, of["sample"][2])
+
+
+def test_times_are_logit_normal_for_flow_and_uniform_otherwise():
+    generator = torch.Generator().manual_seed(0)
+    flow = nn.Objective(SCHEDULERS["flow"]).draw_times(20000, generator)
+    plain = nn.Objective(SCHEDULERS["ddpm"]).draw_times(20000, generator)
+    for u in (flow, plain):
+        assert 0 <= u.min() <= u.max() <= 1
+        assert u.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert torch.logit(flow).std().item() == pytest.approx(1.0, abs=0.03)
+    assert plain.std().item() == pytest.approx(12**-0.5, abs=0.01)
+
+
+def test_loss_is_the_mean_square_per_patch(denoiser, latents):
+    objective = nn.Objective(SCHEDULERS["flow"])
+    noise, u = torch.randn_like(latents), torch.tensor([0.1, 0.5, 0.9])
+    noisy, t, target = objective.noised(latents, noise, u)
+    expected = (nn.denoise(denoiser, noisy, t) - target).square().flatten(1).mean(1)
+    torch.testing.assert_close(objective.loss(denoiser, latents, noise, u), expected)
+
+
+def test_unknown_schedulers_are_named():
+    with pytest.raises(ValueError, match="prediction_type='flow_prediction'"):
+        nn.Objective(DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True))
+    with pytest.raises(TypeError, match="object is not a scheduler"):
+        nn.Objective(object())
+
+
+class Toy(torch.nn.Module):
+    """Says a fixed multiple of what it sees."""
+
+    def forward(self, z, t):
+        return 0.3 * z
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_samples_do_not_depend_on_the_others_of_the_batch(scheduler, monkeypatch):
+    import c2lst.nn._objective as module
+
+    monkeypatch.setattr(module, "denoise", lambda model, z, t: model(z, t))
+    noise = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    whole = nn.sample(Toy(), scheduler, noise, steps=3)
+    assert torch.equal(nn.sample(Toy(), scheduler, noise, steps=3), whole)
+    order = [2, 0, 3]
+    torch.testing.assert_close(nn.sample(Toy(), scheduler, noise[order], steps=3), whole[order])
+    torch.testing.assert_close(nn.sample(Toy(), scheduler, noise[1:2], steps=3)[0], whole[1])
+    assert torch.isfinite(whole).all()
+
+
+def test_a_denoiser_that_knows_the_answer_arrives(monkeypatch):
+    import c2lst.nn._objective as module
+
+    goal = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(2))
+    monkeypatch.setattr(module, "denoise", lambda model, z, t: noise - goal)
+    torch.testing.assert_close(nn.sample(Toy(), SCHEDULERS["flow"], noise, steps=4), goal, rtol=1e-4, atol=1e-5)
+
+
+def test_the_callers_scheduler_and_random_state_are_left_alone(denoiser, latents):
+    scheduler = DPMSolverMultistepScheduler(num_train_timesteps=100)
+    before = torch.random.get_rng_state()
+    nn.sample(denoiser, scheduler, latents, steps=2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert scheduler.num_inference_steps is None

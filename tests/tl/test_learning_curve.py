@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import c2lst as c2l
+from c2lst.tl import _learning_curve as module
+
+FAST = {"predictors": ("ridge",), "encoder": "rgb", "n_top": 9, "progress": False}
+COLUMNS = [
+    "section", "fraction", "arm", "predictor", "encoder", "seed", "n_spots", "n_synthetic", "pcc", "mse", "moran_corr",
+    "moran_bias", "seconds",
+]  # fmt: skip
+
+
+@pytest.fixture
+def sections(coloured):
+    made = [coloured(36, seed=i, name=n) for i, n in enumerate("abt")]
+    return made[:2], made[2:]
+
+
+@pytest.fixture
+def pool(coloured):
+    return coloured(40, seed=9).obsm["patches"]
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Every draw that is made and every run that is computed."""
+    seen = {"draws": [], "runs": []}
+
+    class Watched(module.Draw):
+        def __init__(self, bench, fraction, seed, **kwargs):
+            super().__init__(bench, fraction, seed, **kwargs)
+            seen["draws"].append(self)
+
+        def run(self, arm, kind):
+            seen["runs"].append((self.fraction, self.seed, arm, kind))
+            return super().run(arm, kind)
+
+    monkeypatch.setattr(module, "Draw", Watched)
+    return seen
+
+
+def test_rows_and_columns(sections, pool, snapshot, changed):
+    train, test = sections
+    before = [snapshot(t) for t in [*train, *test]]
+    df = c2l.tl.learning_curve(
+        train, test, fractions=(0.25, 0.5, 1.0), arms=("real", "classical", "mixup", "pseudo"), seeds=range(2),
+        predictors=("ridge", "ridge-whitened"), pool=pool, encoder="rgb", n_top=9, progress=False,
+    )  # fmt: skip
+    assert list(df.columns) == COLUMNS
+    assert len(df) == 2 * 2 * 4 * 2 + 2 * 2  # fractions x seeds x arms x recipes, and the reference
+    full = df[df.fraction == 1]
+    assert set(full.arm) == {"real"} and (full.n_spots == 72).all() and (full.n_synthetic == 0).all()
+    few = df[(df.fraction == 0.25) & (df.arm != "real")]
+    assert (few.n_spots == 18).all() and (few.n_synthetic == [40 if a == "pseudo" else 180 for a in few.arm]).all()
+    assert set(df.section) == {"t"} and set(df.encoder) == {"rgb"}
+    assert df.pcc.between(-1, 1).all() and (df.mse > 0).all() and df.moran_corr.between(-1, 1).all()
+    assert df[df.fraction == 1].pcc.mean() > 0.5
+    assert len(df.attrs["genes"]) == 9 and df.attrs["settings"]["n_top"] == 9
+    json.dumps(df.attrs["settings"])
+    closed = c2l.metrics.gap_closed(df)
+    assert len(closed) == 2 * 3 * 2 and closed.difference.notna().all()
+    assert not any(changed(b, t) for b, t in zip(before, [*train, *test], strict=True))
+
+
+def test_arms_of_the_generator(toy, two, runs, snapshot, changed):
+    for t in two:
+        t.uns["c2lst_section"] = "train" + t.uns["c2lst_section"]
+    test = toy["table"]
+    before = [snapshot(t) for t in [*two, test]]
+    arms = ("real", "synthetic", "shuffled", "shuffled-within", "unconditional")
+    df = c2l.tl.learning_curve(
+        two, test, central="toy", arms=arms, fractions=(0.5,), seeds=[0], n_synthetic=10, n_condition=12, n_top=15,
+        predictors=("ridge", "cnn"), encoder="rgb", cnn_steps=2, progress=False,
+        adapt_kwargs={"steps": 2, "validation": 0.0, "pool": None}, augment_kwargs={"sampler_steps": 2},
+    )  # fmt: skip
+    assert [tuple(r) for r in df[["arm", "predictor"]].values][:2] == [("real", "ridge"), ("real", "cnn")]
+    assert set(df[df.predictor == "cnn"].encoder) == {"none"}
+    assert set(df[df.arm != "real"].n_synthetic) <= {10} and not any(
+        changed(b, t) for b, t in zip(before, [*two, test], strict=True)
+    )
+    assert ("unconditional" in set(df.arm)) and len(df) in (9, 10)  # a recipe without an unconditional arm has no row
+    extras = runs["draws"][0].extras
+    ours, mixed, within = extras["synthetic"], extras["shuffled"], extras["shuffled-within"]
+    np.testing.assert_array_equal(ours.patches, mixed.patches)
+    for other in (mixed, within):
+        assert not np.array_equal(ours.target, other.target, equal_nan=True)
+        # the same profiles, of other patches
+        rows = {tuple(np.nan_to_num(r, nan=-1)) for r in ours.target}
+        assert {tuple(np.nan_to_num(r, nan=-1)) for r in other.target} == rows
+    # an evaluated gene outside the panel of the few spots has no synthetic label
+    panel = runs["draws"][0].local.genes
+    assert len(panel) == 12
+    for j, gene in enumerate(df.attrs["genes"]):
+        assert np.isnan(ours.target[:, j]).all() == (gene not in panel)
+
+
+def test_draws_are_nested_and_stratified(sections, runs):
+    train, test = sections
+    c2l.tl.learning_curve(train, test, fractions=(0.1, 0.25, 0.5), arms=("real",), seeds=[0, 1], **FAST)
+    drawn = {(d.fraction, d.seed): set(d.names) for d in runs["draws"]}
+    for seed in (0, 1):
+        assert drawn[0.1, seed] < drawn[0.25, seed] < drawn[0.5, seed]
+        assert len([n for n in drawn[0.5, seed] if n.startswith("a_")]) == 18
+    assert drawn[0.1, 0] != drawn[0.1, 1]
+
+
+def test_panel_is_fixed_once_from_all_training_spots(sections):
+    train, test = sections
+    df = c2l.tl.learning_curve(train, test, fractions=(0.25, 1.0), arms=("real",), seeds=[0], **FAST | {"n_top": 5})
+    light = [t.copy() for t in train]
+    c2l.pp.select_genes(light, n_top=5)
+    assert df.attrs["genes"] == list(light[0].var_names[light[0].var["c2lst_genes"]])
+
+
+def test_goes_on_where_it_stopped(sections, runs, tmp_path):
+    train, test = sections
+    settings = {
+        "fractions": (0.5, 1.0),
+        "arms": ("real", "classical"),
+        "seeds": [0, 1],
+        "out": tmp_path / "runs",
+        **FAST,
+    }
+    first = c2l.tl.learning_curve(train, test, **settings)
+    assert len(runs["runs"]) == 6
+    again = c2l.tl.learning_curve(train, test, **settings)
+    assert len(runs["runs"]) == 6 and len(runs["draws"]) == 4  # nothing is drawn or computed again
+    assert again.equals(first) and again.attrs == first.attrs
+    victim = next(p for p in (tmp_path / "runs").iterdir() if "classical" in p.name and "_1_" in p.name)
+    victim.unlink()
+    third = c2l.tl.learning_curve(train, test, **settings)
+    assert runs["runs"][6:] == [(0.5, 1, "classical", "ridge")]
+    numbers = [c for c in COLUMNS if c != "seconds"]
+    assert third[numbers].equals(first[numbers])
+    more = c2l.tl.learning_curve(train, test, **settings | {"seeds": [0, 1, 2]})
+    assert len(runs["runs"]) == 10 and len(more) == 9
+    with pytest.raises(ValueError, match="other settings.*'n_top'.*another out="):
+        c2l.tl.learning_curve(train, test, **settings | {"n_top": 5})
+    train[0].obsm["patches"][0, 0, 0] = 0
+    with pytest.raises(ValueError, match="'data'"):
+        c2l.tl.learning_curve(train, test, **settings)
+    # a half-written file is not a finished run
+    assert not list((tmp_path / "runs").glob("*.part"))
+
+
+def test_order_of_arms_does_not_matter(sections, pool):
+    train, test = sections
+    kwargs = {"fractions": (0.5,), "seeds": [0], "pool": pool, **FAST}
+    a = c2l.tl.learning_curve(train, test, arms=("real", "pseudo", "mixup"), **kwargs).set_index("arm").pcc
+    b = c2l.tl.learning_curve(train, test, arms=("mixup", "pseudo"), **kwargs).set_index("arm").pcc
+    assert b.to_dict() == a.drop("real").to_dict()
+
+
+def test_bad_input(sections, runs, snapshot, changed):
+    train, test = sections
+    with pytest.raises(ValueError, match="both in train and in test: that is leakage"):
+        c2l.tl.learning_curve(train, train[:1], **FAST)
+    with pytest.raises(ValueError, match="arms='x'"):
+        c2l.tl.learning_curve(train, test, arms=("x",), **FAST)
+    with pytest.raises(ValueError, match="predictors='x'"):
+        c2l.tl.learning_curve(train, test, **FAST | {"predictors": ("x",)})
+    with pytest.raises(ValueError, match="fractions"):
+        c2l.tl.learning_curve(train, test, fractions=(0, 1), **FAST)
+    with pytest.raises(ValueError, match="without an image.*pool="):
+        c2l.tl.learning_curve(train, test, arms=("real", "pseudo"), **FAST)
+    with pytest.raises(ValueError, match="too few"):
+        c2l.tl.learning_curve(train[0][:5].copy(), test, **FAST)
+    bare = train[0].copy()
+    del bare.obsm["patches"]
+    with pytest.raises(KeyError, match="extract_patches"):
+        c2l.tl.learning_curve(bare, test, **FAST)
+    assert not runs["draws"]
