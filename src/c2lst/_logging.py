@@ -29,13 +29,6 @@ def progress(
     )
 
 
-def warn_once(seen: set[str], message: str) -> None:
-    """Log a warning the first time that `message` comes up in `seen`."""
-    if message not in seen:
-        seen.add(message)
-        logger.warning(message)
-
-
 def batches(n: int, size: int) -> Iterator[slice]:
     """Cut `range(n)` into slices of at most `size`."""
     for start in range(0, n, size):

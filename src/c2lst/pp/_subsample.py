@@ -11,7 +11,8 @@ from c2lst._keys import Key
 from c2lst._logging import logger
 from c2lst._notes import record
 from c2lst._random import derive, nested_sample
-from c2lst._resolve import sections, subset_masks
+from c2lst._resolve import sections
+from c2lst._subset import subset_masks
 
 from ._copying import duplicate
 

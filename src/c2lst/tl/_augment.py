@@ -10,7 +10,8 @@ from c2lst._expression import LOG1P, check_genes, counts, expression, library_si
 from c2lst._keys import Key
 from c2lst._notes import notes, record
 from c2lst._random import derive, generator
-from c2lst._resolve import sections, subset_masks
+from c2lst._resolve import sections
+from c2lst._subset import subset_masks
 
 from ._inputs import valid_mask
 

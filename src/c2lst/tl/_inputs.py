@@ -11,7 +11,8 @@ from c2lst._checks import listing
 from c2lst._expression import panel
 from c2lst._keys import Key
 from c2lst._patches import get_patches, patch_meta
-from c2lst._resolve import Section, sections, subset_masks
+from c2lst._resolve import Section, sections
+from c2lst._subset import subset_masks
 
 if TYPE_CHECKING:
     from anndata import AnnData

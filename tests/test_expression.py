@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from c2lst._expression import counts, expression, panel
+
+
+def table(x):
+    made = AnnData(x)
+    made.var_names = [f"g{i}" for i in range(x.shape[1])]
+    return made
+
+
+@given(arrays(np.int32, (5, 4), elements=st.integers(0, 500)))
+def test_expression_is_log1p_of_counts_per_10000_over_all_genes(x):
+    size = x.sum(1, keepdims=True)
+    wanted = np.log1p(np.divide(x * 1e4, size, out=np.zeros(x.shape), where=size > 0))
+    for form in (x, sp.csr_matrix(x)):
+        got = expression(table(form), ["g2", "g0"])
+        np.testing.assert_allclose(got, wanted[:, [2, 0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("bad", "word"), [(0.5, "fractional"), (-1.0, "negative"), (np.nan, "NaN")])
+def test_what_is_no_count_is_refused_and_the_layer_named(bad, word):
+    x = np.ones((3, 2))
+    x[1, 1] = bad
+    made = table(x)
+    made.layers["counts"] = np.ones((3, 2))
+    with pytest.raises(ValueError, match=word):
+        counts(made)
+    assert counts(made, "counts").sum() == 6
+    with pytest.raises(KeyError, match="raw.*counts"):
+        counts(made, "raw")
+
+
+def test_a_panel_must_be_marked():
+    made = table(np.ones((2, 3)))
+    with pytest.raises(KeyError, match="select_genes"):
+        panel(made)
+    made.var["c2lst_genes"] = [True, False, True]
+    assert panel(made) == ["g0", "g2"]
+    made.var["c2lst_genes"] = False
+    with pytest.raises(ValueError, match="no gene"):
+        panel(made)
