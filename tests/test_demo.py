@@ -33,7 +33,7 @@ def small(monkeypatch):
             central=c2l.models.CentralModel.from_pretrained("toy"),
             about="Simulated H&E.",
             caveat="This is simulated tissue.",
-            n_synthetic=16,
+            n_synthetic=12,
             adapt={"steps": 2, "validation": 0.0},
             predictors=("ridge",),
         )
@@ -42,6 +42,8 @@ def small(monkeypatch):
     monkeypatch.setattr(_demo, "FRACTION", 0.5)
     monkeypatch.setattr(_demo, "N_TOP", 12)
     monkeypatch.setattr(_demo, "ARMS", ("real", "mixup", "synthetic", "shuffled"))
+    # a map is not what is tested here, and compiling UMAP takes half a minute
+    monkeypatch.setattr("c2lst.tl._embedding_overlap.joint_umap", lambda x, y, seed: (x[:, :2], y[:, :2]))
     monkeypatch.setattr(c2l.tl, "fit_predictor", lambda *a, **kw: fit(*a, **{"steps": 2} | kw))
 
 

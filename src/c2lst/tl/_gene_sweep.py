@@ -28,7 +28,7 @@ def gene_sweep(
     values: Sequence[float],
     base: Any,
     n: int = 8,
-    guidance: float = 1.5,
+    guidance: float = 2.0,
     sampler_steps: int = 16,
     batch_size: int = 64,
     seed: int = 0,
