@@ -64,8 +64,8 @@ def toy(seed: int) -> Job:
         about="Simulated H&E with known truth (c2lst.datasets.toy_tissue): four sections of one simulated organ, each "
         "with a stain of its own.",
         caveat="This is simulated tissue. It shows that the machinery works, not that it helps on yours.",
-        n_synthetic=300,
-        adapt={"steps": 250, "batch_size": 32},
+        n_synthetic=240,
+        adapt={"steps": 200, "batch_size": 32},
     )
 
 
@@ -86,10 +86,10 @@ def her2st(seed: int, path: Path | None) -> Job:
 
 
 def her2st_central(train: dict[str, SpatialData], seed: int) -> CentralModel:
-    """Pretrain on the tissue of the training sections for ten minutes at most; kept in the cache and used again."""
+    """Pretrain on the tissue of the training sections for 15 minutes at most; kept in the cache and used again."""
     settings = {
-        "steps": 1800, "tokenizer_steps": 1500, "denoiser": {"width": 192, "depth": 6}, "max_minutes": 9.0,
-        "seed": seed,
+        "steps": 1800, "tokenizer_steps": 1000, "batch_size": 32, "lr": 1e-3, "denoiser": {"width": 128, "depth": 6},
+        "max_minutes": 14.0, "seed": seed,
     }  # fmt: skip
     place = c2l.settings.cache_dir / "demo" / f"her2st-central-{c2l.__version__}-seed{seed}"
     if not (place / "model_index.json").is_file():
@@ -101,7 +101,7 @@ def her2st_central(train: dict[str, SpatialData], seed: int) -> CentralModel:
             card={
                 "data": f"{len(patches)} patches of the tissue of her2st sections {', '.join(train)}",
                 "licence": "CC BY 4.0",
-                "limits": "One tumour, ten minutes of training: for this demonstration only.",
+                "limits": "One tumour, a quarter of an hour of training: for this demonstration only.",
             },
         )  # fmt: skip
         made.save_pretrained(place, overwrite=True)

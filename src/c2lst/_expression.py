@@ -26,12 +26,13 @@ def is_normalised(table: AnnData) -> bool:
 
 def counts(table: AnnData, layer: str | None = None):
     """Return the count matrix `(n_obs, n_vars)`, sparse or dense; raise unless it holds whole numbers >= 0."""
-    if layer is not None and layer not in table.layers:
-        raise KeyError(f"The table has no layer {layer!r}; it has {listing(table.layers)}, and X (layer=None).")
+    named = [k for k in table.layers if k is not None]  # anndata 0.13 counts X among the layers
+    if layer is not None and layer not in named:
+        raise KeyError(f"The table has no layer {layer!r}; it has {listing(named)}, and X (layer=None).")
     x = table.X if layer is None else table.layers[layer]
     where = "X" if layer is None else f"layers[{layer!r}]"
     if x is None:
-        raise ValueError(f"{where} of the table is empty; pass layer=, one of {listing(table.layers)}.")
+        raise ValueError(f"{where} of the table is empty; pass layer=, one of {listing(named)}.")
     if not sp.issparse(x) and hasattr(x, "to_memory"):  # backed tables
         x = x.to_memory()
     values = x.data if sp.issparse(x) else np.asarray(x)
@@ -42,7 +43,7 @@ def counts(table: AnnData, layer: str | None = None):
     if not np.array_equal(values, np.rint(values)):
         raise ValueError(
             f"{where} has fractional values (normalised already?); pass layer= the layer that holds counts, one of "
-            f"{listing(table.layers)}."
+            f"{listing(named)}."
         )
     return x
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from c2lst._logging import LIGHTNING, quiet
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
@@ -147,15 +149,16 @@ class SCVIGeneEncoder(GeneEncoder):
             out = cls(values.shape[1], dim)
             scvi.model.SCVI.setup_anndata(table)
             model = scvi.model.SCVI(table, n_latent=dim, n_hidden=out.n_hidden, n_layers=1)
-            model.train(
-                max_epochs=epochs,
-                accelerator="cpu",
-                train_size=1.0,
-                shuffle_set_split=False,  # it would be shuffled by a seed of scvi's own, None by default
-                batch_size=min(128, len(values)),
-                enable_progress_bar=False,
-                logger=False,
-            )
+            with quiet(*LIGHTNING):
+                model.train(
+                    max_epochs=epochs,
+                    accelerator="cpu",
+                    train_size=1.0,
+                    shuffle_set_split=False,  # it would be shuffled by a seed of scvi's own, None by default
+                    batch_size=min(128, len(values)),
+                    enable_progress_bar=False,
+                    logger=False,
+                )
             np.random.set_state(before)
         out.vae.load_state_dict(model.module.state_dict())
         out.requires_grad_(False).eval()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from c2lst._checks import listing
+from c2lst._logging import quiet
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -19,8 +20,6 @@ N_NEIGHBOURS = 6
 
 def graph(table: AnnData, rows: NDArray[np.int64]) -> sp.csr_matrix:
     """Return the six nearest neighbours of each spot (squidpy), of `rows` alone; the table is not changed."""
-    import warnings
-
     from anndata import AnnData
 
     if "spatial" not in table.obsm:
@@ -29,15 +28,8 @@ def graph(table: AnnData, rows: NDArray[np.int64]) -> sp.csr_matrix:
     if len(at) <= N_NEIGHBOURS:
         raise ValueError(f"{len(at)} spots are too few for Moran's I; it needs more than {N_NEIGHBOURS}.")
     light = AnnData(np.zeros((len(at), 1), dtype=np.float32), obsm={"spatial": at})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet("spatialdata._logging", level=logging.WARNING):  # squidpy tells of each graph it builds
         import squidpy as sq
 
-        said = logging.getLogger("spatialdata._logging")
-        level = said.level
-        said.setLevel(logging.WARNING)  # squidpy tells of each graph it builds
-        try:
-            sq.gr.spatial_neighbors(light, coord_type="generic", n_neighs=N_NEIGHBOURS)
-        finally:
-            said.setLevel(level)
+        sq.gr.spatial_neighbors(light, coord_type="generic", n_neighs=N_NEIGHBOURS)
     return light.obsp["spatial_connectivities"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from c2lst._logging import logger, progress
+from c2lst._logging import LIGHTNING, logger, quiet
+from c2lst._logging import progress as progress_bar
 
 from ._data import Ticks
 
@@ -38,7 +37,7 @@ class _Bar(lp.Callback):
 
     def on_train_start(self, trainer: lp.Trainer, plan: Plan) -> None:
         show = self.show if trainer.is_global_zero else False
-        self.bar = progress(total=plan.steps, desc=self.desc, show=show, unit="step")
+        self.bar = progress_bar(total=plan.steps, desc=self.desc, show=show, unit="step")
         self.bar.update(plan.step)
 
     def on_train_batch_end(self, trainer: lp.Trainer, plan: Plan, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -152,33 +151,24 @@ def fit(
         callbacks.append(_Deadline(max_minutes, desc))
     left = plan.steps - plan.step
     if left > 0:
-        quiet = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
-        levels = [q.level for q in quiet]
-        for q in quiet:
-            q.setLevel(logging.ERROR)
-        try:
-            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-                warnings.simplefilter("ignore")
-                trainer = lp.Trainer(
-                    accelerator=accelerator,
-                    devices=devices,
-                    strategy=strategy,
-                    num_nodes=num_nodes,
-                    precision=precision or default_precision(accelerator),
-                    max_steps=left,
-                    max_epochs=1,
-                    gradient_clip_val=1.0,
-                    callbacks=callbacks,
-                    logger=False,
-                    enable_checkpointing=False,
-                    enable_progress_bar=False,
-                    enable_model_summary=False,
-                    use_distributed_sampler=False,
-                )
-                trainer.fit(plan, DataLoader(Ticks(left), batch_size=None))
-        finally:
-            for q, level in zip(quiet, levels, strict=True):
-                q.setLevel(level)
+        with quiet(*LIGHTNING), torch.random.fork_rng(devices=[]):
+            trainer = lp.Trainer(
+                accelerator=accelerator,
+                devices=devices,
+                strategy=strategy,
+                num_nodes=num_nodes,
+                precision=precision or default_precision(accelerator),
+                max_steps=left,
+                max_epochs=1,
+                gradient_clip_val=1.0,
+                callbacks=callbacks,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+            )
+            trainer.fit(plan, DataLoader(Ticks(left), batch_size=None))
     return plan.cpu().eval()
 
 
