@@ -13,6 +13,7 @@ from c2lst.models._ridge import (
     folds,
     ridge_path,
     standardiser,
+    trust_distances,
     whitener,
 )
 
@@ -121,8 +122,15 @@ def test_trust_flags_what_lies_far_away(data):
     trust = fit_trust(x)
 
     def distance(features):
-        z = (features - trust["trust_mean"]) @ trust["trust_rotation"]
-        return np.sqrt((z**2).mean(1)) / trust["trust_limit"][0]
+        return np.stack(
+            [d / limit for d, limit in zip(trust_distances(features, trust), trust["trust_limit"], strict=True)]
+        )
 
-    assert (distance(x) <= 1).mean() > 0.97
-    assert (distance(x + 100) > 1).all()
+    assert (distance(x).max(0) <= 1).mean() > 0.97
+    assert (distance(x + 100).max(0) > 1).all()
+    # off the main directions: within them nothing is unusual
+    basis = trust["trust_basis"]
+    odd = np.random.default_rng(0).normal(size=(1, x.shape[1])).astype(np.float32)
+    odd = 50 * (odd - odd @ basis @ basis.T) / np.maximum(trust["trust_inverse"], 1e-6)
+    within, off = distance(x[:1] + odd)
+    assert within[0] < 1.5 and off[0] > 1

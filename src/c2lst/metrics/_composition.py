@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 GRAIN_UM = 4.0  # half a nucleus: what is finer is texture, what is coarser is staining
 
 
-def composition(patches: NDArray[np.uint8], *, mpp: float) -> pd.DataFrame:
+def composition(patches: NDArray[np.uint8], *, mpp: float, threshold: float = THRESHOLD) -> pd.DataFrame:
     """Cellular composition of each patch, as far as its resolution shows it.
 
     Parameters
@@ -25,6 +25,8 @@ def composition(patches: NDArray[np.uint8], *, mpp: float) -> pd.DataFrame:
         uint8 `(n, H, W, 3)`.
     mpp
         Microns per pixel of the patches.
+    threshold
+        Haematoxylin density above which a pixel is a nucleus; the same for all patches that are to be compared.
 
     Returns
     -------
@@ -51,14 +53,15 @@ def composition(patches: NDArray[np.uint8], *, mpp: float) -> pd.DataFrame:
     from scipy.ndimage import gaussian_filter
 
     check_positive("mpp", mpp)
+    check_positive("threshold", threshold)
     patches = check_patches(patches)
     table = np.empty((len(patches), 4))
     for i in range(len(patches)):
         one = patches[i : i + 1]
         blue, pink = stain(one, 0)[0], stain(one, 1)[0]
         grain = blue - gaussian_filter(blue, GRAIN_UM / mpp)
-        table[i] = (blue > THRESHOLD).mean(), blue.mean(), grain.std(), pink.mean()
+        table[i] = (blue > threshold).mean(), blue.mean(), grain.std(), pink.mean()
     out = pd.DataFrame(table, columns=["haematoxylin_area", "haematoxylin_od", "haematoxylin_texture", "eosin_od"])
     if mpp > 1:
         return out
-    return out.join(nuclei(patches, mpp=mpp).drop(columns="nucleus_od"))
+    return out.join(nuclei(patches, mpp=mpp, threshold=threshold).drop(columns="nucleus_od"))

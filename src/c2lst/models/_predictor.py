@@ -37,7 +37,7 @@ class Predictor:
     """Predicts log1p CP10k of a panel from patches.
 
     `arrays` hold what was fitted: for the ridges `mean`, `rotation` (features -> components, standardised or whitened),
-    `coef`, `intercept`; for the CNN `gene_mean`, `gene_scale`; for the trust flag `trust_mean`, `trust_rotation`.
+    `coef`, `intercept`; for the CNN `gene_mean`, `gene_scale`; for the trust flag `trust_mean` and what follows.
 
     Attributes
     ----------
@@ -106,9 +106,15 @@ class Predictor:
         return np.concatenate(out) * self.arrays["gene_scale"] + self.arrays["gene_mean"]
 
     def distance(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Mahalanobis distance of features to the training tissue, in units of its 99th percentile: `(n,)`."""
-        z = (features - self.arrays["trust_mean"]) @ self.arrays["trust_rotation"]
-        return (np.sqrt((z**2).mean(1)) / float(self.arrays["trust_limit"][0])).astype(np.float32)
+        """Distance of features to the training tissue, 1 being the limit of trust: `(n,)`.
+
+        The larger of two: within the main directions of the training patches, and off them.
+        """
+        from ._ridge import trust_distances
+
+        within, off = trust_distances(features, self.arrays)
+        limit = self.arrays["trust_limit"]
+        return np.maximum(within / limit[0], off / limit[1]).astype(np.float32)
 
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the predictor to a new directory of JSON and safetensors. Raises `FileExistsError` where one is."""
@@ -190,7 +196,7 @@ class Predictor:
 
 
 def _check_arrays(spec: dict[str, Any], arrays: dict[str, NDArray], path: Path) -> None:
-    trust = {"trust_mean", "trust_rotation", "trust_limit"}
+    trust = {"trust_mean", "trust_inverse", "trust_basis", "trust_sd", "trust_limit"}
     want = trust | ({"gene_mean", "gene_scale"} if spec["kind"] == "cnn" else {"mean", "rotation", "coef", "intercept"})
     if set(arrays) != want:
         raise ValueError(f"{path} must hold the arrays {listing(sorted(want))}; it holds {listing(sorted(arrays))}.")

@@ -148,18 +148,33 @@ def fit_ridge(
 
 
 def fit_trust(features: NDArray) -> dict[str, NDArray]:
-    """Return what :meth:`c2lst.models.Predictor.distance` needs: means and covariance of the training tissue."""
+    """Return what :meth:`c2lst.models.Predictor.distance` needs: mean, main directions and limits of the training tissue.
+
+    Two distances are limited: within the main directions of the training patches (Mahalanobis), and off them.
+    """
     n = len(features)
     mean, scale = features.mean(0), features.std(0)
     inverse = np.where(scale > 1e-6, 1 / np.maximum(scale, 1e-6), 0)
-    _, s, vt = np.linalg.svd((features - mean) * inverse, full_matrices=False)
+    z = (features - mean) * inverse
+    _, s, vt = np.linalg.svd(z, full_matrices=False)
     keep = max(1, min(20, n // 5, int((s > 1e-6).sum())))
-    rotation = inverse[:, None] * vt[:keep].T / np.maximum(s[:keep] / np.sqrt(n), 1e-6)
-    distance = np.sqrt((((features - mean) @ rotation) ** 2).mean(1))
-    # few spots say little of their own extremes: the limit is the 99th percentile, and half of it again
-    limit = max(1e-6, 1.5 * float(np.quantile(distance, 0.99)))
-    return {
-        "trust_mean": mean.astype(np.float32),
-        "trust_rotation": rotation.astype(np.float32),
-        "trust_limit": np.array([limit], dtype=np.float32),
+    arrays = {
+        "trust_mean": mean,
+        "trust_inverse": inverse,
+        "trust_basis": vt[:keep].T,
+        "trust_sd": np.maximum(s[:keep] / np.sqrt(n), 1e-6),
     }
+    arrays = {k: np.ascontiguousarray(v, dtype=np.float32) for k, v in arrays.items()}
+    # few spots say little of their own extremes: the limits are the 99th percentile and half of it again; what lies off
+    # directions fitted to these very patches is smaller on them than on others: twice
+    within, off = trust_distances(features, arrays)
+    limits = [1.5 * np.quantile(within, 0.99), 2 * np.quantile(off, 0.99)]
+    return arrays | {"trust_limit": np.maximum(limits, 1e-6).astype(np.float32)}
+
+
+def trust_distances(features: NDArray, arrays: dict[str, NDArray]) -> tuple[NDArray, NDArray]:
+    """Return the distance of features to the training tissue within its main directions, and off them: `(n,)` each."""
+    z = (features - arrays["trust_mean"]) * arrays["trust_inverse"]
+    along = z @ arrays["trust_basis"]
+    off = z - along @ arrays["trust_basis"].T
+    return np.sqrt(((along / arrays["trust_sd"]) ** 2).mean(1)), np.sqrt((off**2).mean(1))

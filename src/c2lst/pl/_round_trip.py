@@ -60,7 +60,7 @@ def round_trip(synthetic: AnnData, *, key: str = Key.uns.ROUND_TRIP, ax: Axes | 
         owner="`synthetic`",
         needs=("genes", "pcc", "shuffled_pcc", "mean_pcc"),
     )
-    genes, pcc = np.asarray(found["genes"], dtype=str), np.asarray(found["pcc"], dtype=float)
+    genes, pcc = np.array([str(g) for g in found["genes"]]), np.asarray(found["pcc"], dtype=float)  # zarr: StringDType
     order = np.argsort(-np.nan_to_num(pcc, nan=-np.inf), kind="stable")
     ax = one_axes(ax, (float(np.clip(3.8 + 0.16 * len(genes), 6, 12)), 3.8))
     series = [("shuffled_pcc", "shuffled_mean_pcc", "genes shuffled", GREY, "x")]

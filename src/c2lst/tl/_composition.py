@@ -23,6 +23,7 @@ def composition(
     *,
     table_key: str = "table",
     patch_key: str = "patches",
+    threshold: float | None = None,
     key_added: str = "composition",
 ) -> None:
     """Compare what synthetic patches are made of with their parents, pair by pair.
@@ -39,6 +40,9 @@ def composition(
     {table_key}
     patch_key
         Where the patches are.
+    threshold
+        Haematoxylin density above which a pixel is a nucleus, for parents and synthetic spots alike; `None` takes Otsu's
+        threshold of all parents (Otsu 1979): stains differ in strength.
     key_added
         Key of `uns`.
 
@@ -72,6 +76,7 @@ def composition(
     ['haematoxylin_area', 'haematoxylin_od', 'haematoxylin_texture', 'eosin_od']
     """
     from scipy.stats import spearmanr, wasserstein_distance
+    from skimage.filters import threshold_otsu
 
     from c2lst import metrics
 
@@ -89,12 +94,16 @@ def composition(
             f"{listing(s.section.name for s in seen)}. Pass the data that c2lst.tl.augment was called with."
         )
     wanted = sorted(set(keys))
-    parents = metrics.composition(
-        np.stack([seen[where[k][0]].patches[where[k][1]] for k in wanted]), mpp=float(meta["mpp"])
-    )
+    real_patches = np.stack([seen[where[k][0]].patches[where[k][1]] for k in wanted])
+    if threshold is None:
+        density = metrics.haematoxylin(real_patches)
+        # of one grey: nothing to part
+        threshold = float(threshold_otsu(density)) if np.ptp(density) > 0 else float(max(density.max(), 1e-3))
+    given = {"mpp": float(meta["mpp"]), "threshold": max(float(threshold), 1e-3)}
+    parents = metrics.composition(real_patches, **given)
     row = {k: i for i, k in enumerate(wanted)}
     parents = parents.iloc[[row[k] for k in keys]]
-    ours = metrics.composition(np.asarray(get_patches(synthetic)[:]), mpp=float(meta["mpp"]))
+    ours = metrics.composition(np.asarray(get_patches(synthetic)[:]), **given)
     measures = list(ours.columns)
     out: dict[str, Any] = {"measures": measures, "synthetic": {}, "parent": {}, "correlation": {}, "wasserstein": {}}
     for m in measures:
@@ -105,5 +114,5 @@ def composition(
         out["correlation"][m] = float(spearmanr(a[both], b[both]).statistic) if varied else float("nan")
         sd = b[both].std() if both.any() else 0.0
         out["wasserstein"][m] = float(wasserstein_distance(a[both], b[both]) / sd) if sd > 0 else float("nan")
-    out["params"] = jsonable({"mpp": float(meta["mpp"]), "patch_key": patch_key})
+    out["params"] = jsonable({**given, "patch_key": patch_key})
     synthetic.uns[key_added] = out
