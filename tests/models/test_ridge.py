@@ -117,8 +117,8 @@ def test_genes_unknown_to_some_rows_are_fitted_on_the_others(data):
     np.testing.assert_allclose(arrays["coef"][:, :2], alone["coef"], rtol=1e-5, atol=1e-6)
 
 
-def test_trust_flags_what_lies_far_away(data):
-    x = data[0].astype(np.float32)
+def test_trust_flags_what_lies_far_away():
+    x = np.random.default_rng(3).normal(size=(60, 30)).astype(np.float32)
     trust = fit_trust(x)
 
     def distance(features):
