@@ -1,4 +1,4 @@
-"""Does the local model listen to its genes? Needs trained toy weights; about two minutes on one core."""
+"""Does the local model listen to its genes? Needs trained toy weights; about a minute on two cores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def taught():
     var = train[0]["table"].var
     panel = [g for p in var["program"].unique() if p != "NOISE" for g in var.index[var["program"] == p][:8]]
     c2l.pp.select_genes(train, genes=panel)
-    return train, c2l.tl.adapt(train, central, steps=400, progress=False)
+    return train, c2l.tl.adapt(train, central, steps=250, progress=False)
 
 
 def test_nuclei_follow_the_density_program(taught):
