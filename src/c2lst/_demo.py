@@ -187,11 +187,14 @@ def _blocks(
         f"held-out loss {card.get('loss_held_out')} with a spot's own genes, {card.get('loss_genes_shuffled')} with those "
         f"of another, {card.get('loss_genes_dropped')} without genes"
     )
-    listens = (
-        f"It **listens** to its genes: {listens}."
-        if card.get("listens")
-        else f"It does **not** demonstrably listen to its genes ({listens}): read everything below with that in mind."
-    )
+    if not card.get("listens"):
+        listens = (
+            f"It does **not** demonstrably listen to its genes ({listens}): read everything below with that in mind."
+        )
+    elif card["loss_held_out"] >= card["loss_genes_dropped"]:
+        listens = f"It tells a spot's genes from another's, but does **better without any** ({listens}): overfitted to few spots."
+    else:
+        listens = f"It **listens** to its genes: {listens}."
     interval = f"95 % interval [{row.low:.2f}, {row.high:.2f}]"
     if not np.isfinite(row.gap_closed):
         interval = f"the gap, {row.gap:.3f} [{row.gap_low:.3f}, {row.gap_high:.3f}], is too small or uncertain"
@@ -254,7 +257,8 @@ def _blocks(
         B.figure(_maps(test, _gene(test)), f"Section {name}, not seen in training: log1p of counts per 10,000."),
         B.table(
             _moran(test),
-            "Moran's I of predicted and measured genes on one graph. Predictions are smoother than counts: read the bias "
+            "Mean Moran's I of measured and predicted genes on one graph, their correlation over genes, and the mean of "
+            "predicted minus measured. Predictions are smoother than counts: read the bias "
             "beside that of all spots.",
         ),
         B.heading("Does it help, and is it the genes?"),
@@ -264,7 +268,8 @@ def _blocks(
             "Gap closed = (arm - few) / (all - few), left out where the gap is under .05 or its interval reaches 0."
         ),
         B.figure(_figure(c2l.pl.learning_curve(runs)), "Mean correlation over genes on the unseen section."),
-        B.table(_arms(runs, closed), "Mean PCC over genes; differences to the few real spots are paired by draw."),
+        B.table(_arms(runs, closed), "Mean PCC over genes and its sd over draws; differences to the few real spots alone are paired by draw; correlation of "
+            "Moran's I over genes."),
         B.heading("Parameters, versions, seed"),
         B.text(f"Seed {seed}; {minutes:.1f} minutes in all{loading if pretraining > 1 else ''}."),
         B.details("Local model", {k: v for k, v in card.items() if k != "curves"}),
@@ -315,10 +320,10 @@ def _moran(table: AnnData) -> pd.DataFrame:
     return pd.DataFrame(
         {
             label: {
-                "mean Moran's I, measured": float(np.nanmean(table.uns[f"coherence_{key}"]["measured"])),
-                "mean Moran's I, predicted": float(np.nanmean(table.uns[f"coherence_{key}"]["predicted"])),
+                "measured": float(np.nanmean(table.uns[f"coherence_{key}"]["measured"])),
+                "predicted": float(np.nanmean(table.uns[f"coherence_{key}"]["predicted"])),
                 "correlation over genes": table.uns[f"coherence_{key}"]["corr"],
-                "bias (predicted - measured)": table.uns[f"coherence_{key}"]["bias"],
+                "bias": table.uns[f"coherence_{key}"]["bias"],
             }
             for key, label in rows.items()
         }
@@ -340,17 +345,17 @@ def _arms(runs: pd.DataFrame, closed: pd.DataFrame) -> pd.DataFrame:
                 "recipe": predictor,
                 "trained on": "all real spots" if fraction == 1 else WORDS[arm],
                 "PCC": here.pcc.mean(),
-                "sd over draws": here.pcc.std() if len(here) > 1 else np.nan,
-                "Moran's I corr.": here.moran_corr.mean(),
+                "sd": here.pcc.std() if len(here) > 1 else np.nan,
+                "Moran corr.": here.moran_corr.mean(),
             }
             if len(found):
                 f = found.iloc[0]
-                row["difference"] = f"{f.difference:+.3f} [{f.difference_low:+.3f}, {f.difference_high:+.3f}]"
+                row["minus few"] = f"{f.difference:+.3f} [{f.difference_low:+.3f}, {f.difference_high:+.3f}]"
                 row["gap closed"] = (
                     f"{f.gap_closed:.2f} [{f.low:.2f}, {f.high:.2f}]" if np.isfinite(f.gap_closed) else "gap too small"
                 )
             rows.append(row)
-    return pd.DataFrame(rows).fillna({"difference": "", "gap closed": ""})
+    return pd.DataFrame(rows).fillna({"minus few": "", "gap closed": ""})
 
 
 def _versions() -> dict[str, str]:

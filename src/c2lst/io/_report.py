@@ -48,8 +48,9 @@ figcaption, caption { color: var(--soft); font-size: .9rem; line-height: 1.45; m
 figcaption { margin-top: .4rem; }
 caption { caption-side: bottom; padding-top: .4rem; }
 .wide { margin: 1.4rem 0; overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .35rem .9rem .35rem 0; text-align: left; white-space: nowrap; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; text-align: left; }
+td.number { white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--ink); font-weight: 600; }
 tbody th { font-weight: 500; }
 .number { text-align: right; }

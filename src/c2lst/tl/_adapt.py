@@ -215,6 +215,14 @@ def adapt(
                 own,
                 other,
             )
+        elif own >= none:
+            logger.warning(
+                "On held-out spots the local model does better without genes (loss %.4f) than with the true ones "
+                "(%.4f): what it learned of them is overfitted to few spots. Fewer steps, a lower lr or more spots may "
+                "help.",
+                none,
+                own,
+            )
     card["share_of_central"] = round(
         sum(p.numel() for m in (film, encoder) for p in m.parameters()) / model.n_parameters, 4
     )
