@@ -34,6 +34,7 @@ def test_batch_size_does_not_matter(table, local):
         assert grey(other.obsm["patches"], drawn[0].obsm["patches"]) <= 1
     # nor does how many are drawn after a patch
     fewer = c2l.tl.augment(table, local, n_obs=4, **QUICK)
+    np.testing.assert_array_equal(fewer.X, drawn[0].X[:4])
     assert grey(fewer.obsm["patches"], drawn[0].obsm["patches"][:4]) <= 1
 
 

@@ -164,7 +164,7 @@ def test_one_bar_counts_every_step(monkeypatch, capsys, show):
         def close(self):
             self.closed = True
 
-    monkeypatch.setattr(module, "progress", lambda **kwargs: Bar(**kwargs))
+    monkeypatch.setattr(module, "progress_bar", lambda **kwargs: Bar(**kwargs))
     train.fit(cnn_plan(), **{**ALONE, "progress": show})
     assert len(made) == 1
     assert made[0].kwargs["total"] == made[0].n == 6

@@ -238,9 +238,10 @@ def mixing(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Draw a partner among the parent's expression neighbours and its share, up to a half: `(n,)`, `(n, 1)`."""
     near = neighbours(log)
-    rng = generator(seed, 33)
-    partner = near[parents, rng.integers(near.shape[1], size=len(parents))]
-    return partner, rng.uniform(0, 0.5, size=(len(parents), 1)).astype(np.float32)
+    # a stream each: what is drawn for a spot does not depend on how many follow it
+    which = generator(seed, 33, 0).integers(near.shape[1], size=len(parents))
+    share = generator(seed, 33, 1).uniform(0, 0.5, size=(len(parents), 1))
+    return near[parents, which], share.astype(np.float32)
 
 
 def in_processes(local: LocalModel, condition: NDArray, devices: int, settings: dict[str, Any]) -> NDArray[np.uint8]:
