@@ -122,7 +122,6 @@ class SCVIGeneEncoder(GeneEncoder):
         self.vae = VAE(n_input=n_genes, n_latent=dim, n_hidden=n_hidden, n_layers=1)
         self.register_buffer("latent_mean", torch.zeros(dim))
         self.register_buffer("latent_scale", torch.ones(dim))
-        self.register_buffer("library", torch.tensor(1.0))
         self.requires_grad_(False).eval()
 
     @property
@@ -162,7 +161,6 @@ class SCVIGeneEncoder(GeneEncoder):
             np.random.set_state(before)
         out.vae.load_state_dict(model.module.state_dict())
         out.requires_grad_(False).eval()
-        out.library.fill_(float(np.median(values.sum(1))))
         with torch.no_grad():
             z = out._latent(torch.from_numpy(np.asarray(values, dtype=np.float32)))
         out.latent_mean.copy_(z.mean(0))
