@@ -175,3 +175,13 @@ def test_bad_input(sections, runs, snapshot, changed):
     with pytest.raises(KeyError, match="extract_patches"):
         c2l.tl.learning_curve(bare, test, **FAST)
     assert not runs["draws"]
+
+
+def test_patches_under_another_key():
+    train, test = c2l.datasets.toy_tissue(24, sections=2)
+    c2l.pp.extract_patches([train, test], mpp=2.0, patch_px=64, key_added="small")
+    df = c2l.tl.learning_curve(
+        train, test, fractions=(0.5,), arms=("real",), predictors=("ridge",), encoder="rgb", seeds=[0], n_top=10,
+        patch_key="small",
+    )  # fmt: skip
+    assert len(df) == 1 and np.isfinite(df["pcc"]).all()

@@ -46,6 +46,7 @@ class Bench:
     pool: NDArray[np.uint8] | None
     pool_features: NDArray | None
     fingerprint: str
+    patch_key: str
 
     @classmethod
     def make(
@@ -77,7 +78,7 @@ class Bench:
                 )
             slides = {s.section.name: s.section.sdata for s in seen}
             pool = pp.tissue_patches(slides, None, mpp=mpp, patch_px=patch_px)
-        light = [_light(s, layer) for s in seen]
+        light = [_light(s, layer, patch_key) for s in seen]
         shared = set.intersection(*(set(s.table.var_names) for s in [*seen, *held]))
         if not shared:
             raise ValueError("The sections have no gene in common; are their var_names of one kind?")
@@ -106,10 +107,11 @@ class Bench:
             seen, held, genes, model, encoder, features, test_features, target, test_target, graphs,
             [morans_i(y, g) for y, g in zip(test_target, graphs, strict=True)],
             pool, None if pool is None else embed_patches(pool, encoder, model), digest.hexdigest()[:16],
+            patch_key,
         )  # fmt: skip
 
 
-def _light(s: Spots, layer: str | None) -> AnnData:
+def _light(s: Spots, layer: str | None, patch_key: str) -> AnnData:
     """Return a table of the valid spots that shares no state with the user's."""
     import pandas as pd
     from anndata import AnnData
@@ -123,7 +125,7 @@ def _light(s: Spots, layer: str | None) -> AnnData:
     )
     if Key.obsm.SPATIAL in s.table.obsm:
         light.obsm[Key.obsm.SPATIAL] = np.asarray(s.table.obsm[Key.obsm.SPATIAL])[s.rows]
-    mpp, patch_px = scale_of(s.table)
+    mpp, patch_px = scale_of(s.table, patch_key)
     light.uns[Key.SECTION] = s.section.name
     light.uns[Key.UNS] = {"patches": {Key.obsm.PATCHES: {"mpp": mpp, "patch_px": patch_px}}}
     return light
@@ -152,7 +154,7 @@ class Draw:
         self.bench, self.fraction, self.seed, self.layer = bench, fraction, seed, layer
         self.n_condition, self.weight, self.cnn_steps = n_condition, weight, cnn_steps
         self.adapt_kwargs, self.augment_kwargs = adapt_kwargs, augment_kwargs
-        self.light = [_light(s, layer) for s in bench.train]
+        self.light = [_light(s, layer, bench.patch_key) for s in bench.train]
         from c2lst import pp
 
         pp.subsample(self.light, fraction, seed=seed)
