@@ -2,7 +2,7 @@
 
     python benchmarks/central/train_toy.py --out toy_run
 
-About 20 minutes on 2 cores; goes on from its checkpoints when called again. `--install` copies the finished model into
+About 25 minutes on 2 cores; goes on from its checkpoints when called again. `--install` copies the finished model into
 the package.
 """
 
