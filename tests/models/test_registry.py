@@ -6,7 +6,7 @@ import pytest
 from c2lst import models
 from c2lst.models import CentralModel
 
-COLUMNS = ["task", "licence", "commercial_use", "gated", "size_mb", "mpp", "patch_px", "source"]
+COLUMNS = ["task", "licence", "commercial_use", "gated", "size_mb", "mpp", "patch_px", "source", "needs"]
 
 
 def test_the_table_of_central_models():
@@ -23,9 +23,27 @@ def test_the_table_of_central_models():
     assert not shipped["gated"].any()
 
 
+def test_what_is_not_known_is_said_and_the_table_is_drawn_in_a_notebook():
+    df = models.list_central()
+    for name, px in (("PixCell-256", 256), ("PixCell-1024", 1024)):
+        row = df.loc[name]
+        assert (row["patch_px"], row["mpp"]) == (px, 0.5)
+        assert not row["commercial_use"]
+        assert "stable-diffusion-3.5-large" in row["needs"]
+        assert row["source"] == f"https://huggingface.co/StonyBrook-CVLab/{name}"
+    assert np.isnan(df.loc["PixCell-1024", "size_mb"])
+    assert "<table" in df._repr_html_()
+    models.register_central("odd", "hf:a/b", licence="not known", commercial=None, gated=None)
+    assert models.list_central().loc["odd", ["commercial_use", "gated"]].tolist() == ["not known", "not known"]
+
+
 def test_register_an_object(tiny):
     models.register_central("mine", tiny, task="noise", licence="CC-BY-NC-4.0", gated=True)
-    assert CentralModel.from_pretrained("mine") is tiny
+    found = CentralModel.from_pretrained("mine")
+    assert found.denoiser is tiny.denoiser
+    assert found.hash == tiny.hash
+    assert (found.name, tiny.name) == ("mine", "unnamed")  # the user's object stays as it is
+    assert models.central_model("mine").reference == {"name": "mine", "hash": tiny.hash}
     row = models.list_central().loc["mine"]
     assert (row["licence"], row["commercial_use"], row["gated"]) == ("CC-BY-NC-4.0", False, True)
     assert (row["mpp"], row["patch_px"], row["source"]) == (4.0, 8, "in memory")
@@ -58,6 +76,15 @@ def test_register_asks_for_a_scale_a_licence_and_a_name_of_its_own(saved, pipeli
 def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(KeyError, match=r"No central model 'uni'.*'toy', 'starter'.*list_central.*register_central"):
         CentralModel.from_pretrained("uni")
+
+
+def test_what_is_registered_is_whole(tiny):
+    models.register_central("mine", tiny, licence="CC0-1.0")
+    for key, value in (("vae", "x"), ("condition", 1), ("revision", "x")):
+        with pytest.raises(ValueError, match=f"'mine' is whole: leave {key}= out"):
+            CentralModel.from_pretrained("mine", **{key: value})
+    with pytest.raises(ValueError, match="8 px at 4 um/px; mpp=2"):
+        CentralModel.from_pretrained("mine", mpp=2.0)
 
 
 def test_central_model_takes_objects_names_paths_and_references(tiny, saved):

@@ -90,3 +90,30 @@ def test_tiny_autoencoders_are_taken_too():
     z = nn.encode(tiny, x)
     assert z.shape == (2, 2, 4, 4)
     assert nn.decode(tiny, z).shape == x.shape
+
+
+def test_the_residual_tokenizer_halves_and_restores():
+    tokenizer = nn.make_tokenizer(kind="dc", latent_channels=4, channels=(8, 8, 16), layers=(0, 1, 1)).eval()
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    z = nn.encode(tokenizer, x)
+    assert z.shape == (2, 4, 8, 8)
+    assert nn.decode(tokenizer, z).shape == x.shape
+    nn.set_latent_scale(tokenizer, nn.raw_latents(tokenizer, x))
+    z = nn.encode(tokenizer, x)
+    torch.testing.assert_close(z.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"kind": "vq"}, "'kl' and 'dc'"),
+        ({"kind": "kl", "layers": (1, 1)}, "one number of blocks"),
+        ({"kind": "dc", "layers": (1,)}, "one entry for each"),
+        ({"kind": "dc", "channels": (8, 12, 16)}, "do not suit"),
+        ({"kind": "dc", "channels": (8, 16), "latent_channels": 3}, "do not suit"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_built_says_why(settings, says):
+    with pytest.raises((ValueError, TypeError), match=says):
+        nn.make_tokenizer(**{"latent_channels": 4, "channels": (8, 16), **settings})

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c2lst._checks import check_positive, listing
+from c2lst._checks import check_positive
 from c2lst._logging import batches, progress
 from c2lst._random import noise
 
-from ._files import check_directory, load_strictly, new_directory, read_json, read_tensors, write_json
+from ._files import WEIGHTS, new_directory, write_json
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -23,17 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CARD = "c2lst_card.json"
-TOKENIZERS = ("AutoencoderKL", "AutoencoderTiny")
-DENOISERS = ("DiTTransformer2DModel", "PixArtTransformer2DModel", "UNet2DModel", "UNet2DConditionModel")
-SCHEDULERS = (
-    "FlowMatchEulerDiscreteScheduler",
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DPMSolverMultistepScheduler",
-    "EulerDiscreteScheduler",
-    "PNDMScheduler",
-)
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @dataclass(eq=False, repr=False)
@@ -81,19 +70,26 @@ class CentralModel:
             module.requires_grad_(False).eval()
         self._hash: str | None = None
         shape = self._latent_shape()
-        if shape[0] != self.denoiser.config.in_channels:
+        name, config = type(self.denoiser).__name__, self.denoiser.config
+        if shape[0] != config.in_channels:
             raise ValueError(
-                f"The tokenizer makes {shape[0]} channels, the {type(self.denoiser).__name__} takes "
-                f"{self.denoiser.config.in_channels}: these two do not belong together."
+                f"The tokenizer makes {shape[0]} channels, the {name} takes {config.in_channels}: these two do not "
+                "belong together."
             )
+        token = config.patch_size if "patch_size" in config else 2 ** (len(config.block_out_channels) - 1)
+        if shape[1] % token:
+            raise ValueError(
+                f"patch_px={self.patch_px} makes latents of {shape[1]} px, no multiple of {token}, by which the {name} "
+                f"shrinks them; choose a multiple of {token * shrinks(self.tokenizer)}."
+            )
+        self.denoiser.px_per_latent = shrinks(self.tokenizer)
 
     def _latent_shape(self) -> tuple[int, int, int]:
-        config = self.tokenizer.config
-        blocks = config.get("block_out_channels") or config.get("encoder_block_out_channels")
-        down = 2 ** (len(blocks) - 1)
+        config, down = self.tokenizer.config, shrinks(self.tokenizer)
         if self.patch_px % down:
             raise ValueError(f"patch_px={self.patch_px} is no multiple of {down}, by which the tokenizer shrinks.")
-        return (int(config.latent_channels), self.patch_px // down, self.patch_px // down)
+        channels = config.get("vq_embed_dim") or config.latent_channels
+        return (int(channels), self.patch_px // down, self.patch_px // down)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -170,7 +166,10 @@ class CentralModel:
                 index[folder] = ["diffusers", type(module).__name__]
                 module.save_config(made / folder)
                 dtype = torch.float16 if half else torch.float32
-                tensors = {k: v.detach().cpu().to(dtype).contiguous() for k, v in module.state_dict().items()}
+                tensors = {
+                    k: v.detach().cpu().to(dtype if v.is_floating_point() else v.dtype).contiguous()
+                    for k, v in module.state_dict().items()
+                }
                 save_file(tensors, made / folder / WEIGHTS, metadata={"format": "pt"})
             index["scheduler"] = ["diffusers", type(self.scheduler).__name__]
             self.scheduler.save_config(made / "scheduler")
@@ -180,11 +179,33 @@ class CentralModel:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, mpp: float | None = None, patch_px: int | None = None
+        cls,
+        name_or_path: str | Path,
+        *,
+        mpp: float | None = None,
+        patch_px: int | None = None,
+        vae: str | Path | nn.Module | None = None,
+        condition: int | NDArray | Tensor | None = None,
+        revision: str | None = None,
     ) -> CentralModel:
-        """Load a registered model by name, or a directory (this package's, or a diffusers pipeline's).
+        """Load a registered model by name, or a directory: this package's, or that of a diffusers pipeline.
 
-        A pipeline's directory does not say its scale: pass `mpp` (microns per pixel) for one.
+        A pipeline is read where its denoiser is a DiT, a PixArt (PixCell's own checkpoint among them) or a UNet over the
+        latents of an autoencoder; its text encoders and the like are left alone, no code of it is run. A model of the
+        Hugging Face Hub is fetched only here, when a user asks for it by the name in :func:`list_central`: JSON and
+        safetensors alone, after its licence is logged.
+
+        Parameters
+        ----------
+        mpp, patch_px
+            Microns per pixel and side of the patches; needed for a directory that does not say them.
+        vae
+            The autoencoder where it lies apart: its directory, that of a pipeline with it, or the module.
+        condition
+            What the model is told beside the time on every call: a class, or embeddings `(tokens, width)` for its
+            cross-attention. `None` is what the model itself has for nothing: a learned embedding, a null class, or zeros.
+        revision
+            Commit, tag or branch on the Hub, for a registered model that lies there.
 
         Raises
         ------
@@ -192,15 +213,22 @@ class CentralModel:
             The name is not registered and no such directory exists.
         ValueError
             A class is not known, a key is missing, a shape does not fit, there is a pickle, or the scale is unknown.
+        PermissionError
+            The model is gated and access was not granted yet.
+        ConnectionError
+            The Hub cannot be reached and the model was not fetched before.
         """
+        from ._pipeline import load_directory
         from ._registry import registered
 
         key = str(name_or_path)
-        found = registered(key)
+        asked = {"mpp": mpp, "patch_px": patch_px, "vae": vae, "condition": condition}
+        found = registered(key, revision=revision, **asked)
         if found is not None:
-            _check_asked(f"The registered model {key!r}", found.mpp, found.patch_px, mpp, patch_px)
             return found
-        return load_directory(Path(key), name=key, mpp=mpp, patch_px=patch_px)
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} is for models of the Hub; {key} is a directory.")
+        return load_directory(Path(key), name=key, **asked)
 
     def __repr__(self) -> str:
         data = self.card.get("data", "not said")
@@ -272,61 +300,7 @@ def _denoiser_folder(denoiser: nn.Module) -> str:
     return "unet" if "UNet" in type(denoiser).__name__ else "transformer"
 
 
-def _check_asked(what: str, mpp: float, patch_px: int, asked_mpp: float | None, asked_px: int | None) -> None:
-    if asked_mpp not in (None, mpp) or asked_px not in (None, patch_px):
-        raise ValueError(
-            f"{what} is of patches of {patch_px} px at {mpp:g} um/px; mpp={asked_mpp!r}, patch_px={asked_px!r} is not "
-            "for it. Leave them out: they are for directories that do not say their scale."
-        )
-
-
-def load_directory(path: Path, *, name: str, mpp: float | None = None, patch_px: int | None = None) -> CentralModel:
-    """Load a directory strictly; see :meth:`CentralModel.from_pretrained`."""
-    import diffusers
-
-    check_directory(path, "model_index.json")
-    index = read_json(path / "model_index.json")
-    card = read_json(path / CARD, "mpp", "patch_px") if (path / CARD).is_file() else {}
-    loaded = {}
-    for role, names in (("tokenizer", TOKENIZERS), ("denoiser", DENOISERS), ("scheduler", SCHEDULERS)):
-        found = [
-            (folder, entry[1])
-            for folder, entry in index.items()
-            if isinstance(entry, list) and len(entry) == 2 and entry[1] in names
-        ]
-        if len(found) != 1:
-            classes = {k: v[1] for k, v in index.items() if isinstance(v, list) and len(v) == 2}
-            raise ValueError(
-                f"{path} must name one {role} among {listing(names)} in model_index.json; it names {classes}."
-            )
-        folder, class_name = found[0]
-        if Path(folder).name != folder:
-            raise ValueError(f"{path}/model_index.json names the folder {folder!r}, which is no plain name.")
-        kind = getattr(diffusers, class_name)
-        if role == "scheduler":
-            check_directory(path / folder, "scheduler_config.json")
-            loaded[role] = kind.from_config(read_json(path / folder / "scheduler_config.json"))
-            continue
-        check_directory(path / folder, "config.json", WEIGHTS)
-        config = read_json(path / folder / "config.json", "_class_name")
-        if config["_class_name"] != class_name:
-            raise ValueError(
-                f"{path / folder} is a {config['_class_name']}, but model_index.json calls it a {class_name}."
-            )
-        module = kind.from_config(config)
-        load_strictly(module, read_tensors(path / folder / WEIGHTS), path / folder / WEIGHTS)
-        loaded[role] = module
-    if card:
-        _check_asked(f"{path}", card["mpp"], card["patch_px"], mpp, patch_px)
-        mpp, patch_px = card["mpp"], card["patch_px"]
-    if mpp is None:
-        raise ValueError(f"{path} does not say its microns per pixel; pass CentralModel.from_pretrained(..., mpp=).")
-    if patch_px is None:
-        side = loaded["denoiser"].config.sample_size
-        if not isinstance(side, int):
-            raise ValueError(
-                f"{path} does not say the side of a patch (sample_size={side!r}); pass "
-                "CentralModel.from_pretrained(..., patch_px=)."
-            )
-        patch_px = side * 2 ** (len(loaded["tokenizer"].config.get("block_out_channels", [0] * 4)) - 1)
-    return CentralModel(**loaded, mpp=mpp, patch_px=patch_px, card=card, name=name)
+def shrinks(tokenizer: nn.Module) -> int:
+    """Return by how much an autoencoder of diffusers shrinks the side of a patch."""
+    config = tokenizer.config
+    return 2 ** (len(config.get("block_out_channels") or config.get("encoder_block_out_channels")) - 1)

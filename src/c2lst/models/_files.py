@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLES = {".bin", ".ckpt", ".joblib", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
 
 
@@ -89,6 +90,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read a module's weights as diffusers writes them: one file, one of a variant, or shards with their index."""
+    whole, index = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"
+    if whole.is_file():
+        return read_tensors(whole)
+    if index.is_file():
+        parts = sorted({str(v) for v in read_json(index, "weight_map")["weight_map"].values()})
+        if any(Path(part).name != part for part in parts):
+            raise ValueError(f"{index} names {listing(parts)}: not all are plain file names.")
+        check_directory(folder, *parts)
+        return {k: v for part in parts for k, v in read_tensors(folder / part).items()}
+    variants = sorted(folder.glob("diffusion_pytorch_model.*.safetensors"))
+    if len(variants) != 1:
+        here = sorted(p.name for p in folder.iterdir())
+        raise ValueError(f"{folder} lacks [{WEIGHTS!r}]; it holds {listing(here)}.")
+    return read_tensors(variants[0])
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

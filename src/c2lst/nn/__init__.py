@@ -5,7 +5,7 @@ from ._gene_encoder import GENE_ENCODERS, GeneEncoder, MLPGeneEncoder, PCAGeneEn
 from ._heads import PatchCNN
 from ._modulation import MODULATIONS, FiLM, LoRA, Modulation, attached
 from ._objective import Objective, sample
-from ._tokenizer import decode, encode, make_tokenizer, set_latent_scale, to_tensor, to_uint8
+from ._tokenizer import decode, encode, make_tokenizer, raw_latents, set_latent_scale, to_tensor, to_uint8
 
 __all__ = [
     "GENE_ENCODERS",
@@ -26,6 +26,7 @@ __all__ = [
     "features",
     "make_denoiser",
     "make_tokenizer",
+    "raw_latents",
     "sample",
     "set_latent_scale",
     "sites",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import (
@@ -53,35 +53,134 @@ def make_denoiser(
     return model
 
 
+PX_PER_LATENT = 8  # of the autoencoders PixArt and Stable Diffusion were made with
+
+
 def denoise(model: nn.Module, z: Tensor, t: Tensor) -> Tensor:
-    """Call a denoiser without any condition of its own: latents `(n, C, h, w)`, times `(n,)` -> `(n, C, h, w)`."""
+    """Call a denoiser without genes: latents `(n, C, h, w)`, times `(n,)` -> `(n, C, h, w)`.
+
+    What a model was made to be told beside the time (a class, a caption, an image embedding) is its `null_condition`,
+    see :func:`set_condition`; without one, the null class of a DiT and zeros for a cross-attention. The size of a patch
+    in pixels, which some models are told too, is the side of the latents times `model.px_per_latent`.
+    """
     config = getattr(model, "config", None)
+    held = getattr(model, "null_condition", None)
     if isinstance(model, DiTTransformer2DModel):
-        null = torch.full((len(z),), int(config.num_embeds_ada_norm), dtype=torch.long, device=z.device)
-        out = model(z, timestep=t, class_labels=null).sample
+        null = int(config.num_embeds_ada_norm) if held is None else int(held)
+        labels = torch.full((len(z),), null, dtype=torch.long, device=z.device)
+        out = model(z, timestep=t, class_labels=labels).sample
     elif isinstance(model, PixArtTransformer2DModel):
         kwargs = {}
-        if config.caption_channels is not None:
-            kwargs["encoder_hidden_states"] = z.new_zeros(len(z), 1, config.caption_channels)
-        elif config.cross_attention_dim is not None:
-            kwargs["encoder_hidden_states"] = z.new_zeros(len(z), 1, config.cross_attention_dim)
+        if config.cross_attention_dim is not None:
+            kwargs["encoder_hidden_states"] = _tokens(model, z)
         if model.use_additional_conditions:
-            px = float(z.shape[-1])
+            px = _side(model, z)
             kwargs["added_cond_kwargs"] = {
-                "resolution": z.new_full((len(z), 2), px),
+                "resolution": z.new_tensor([px, px]).expand(len(z), 2),
                 "aspect_ratio": z.new_ones(len(z), 1),
             }
         out = model(z, timestep=t, **kwargs).sample
     elif isinstance(model, UNet2DConditionModel):
-        out = model(z, t, encoder_hidden_states=z.new_zeros(len(z), 1, config.cross_attention_dim)).sample
-    elif isinstance(model, UNet2DModel):
         kwargs = {}
-        if model.class_embedding is not None:
-            kwargs["class_labels"] = torch.zeros(len(z), dtype=torch.long, device=z.device)
-        out = model(z, t, **kwargs).sample
+        if config.addition_embed_type == "text_time":
+            # Podell et al. 2023: original size, crop, target size; the pooled caption of nothing is zeros
+            px = _side(model, z)
+            sizes = z.new_tensor([px, px, 0, 0, px, px])
+            pooled = config.projection_class_embeddings_input_dim - len(sizes) * config.addition_time_embed_dim
+            kwargs["added_cond_kwargs"] = {
+                "text_embeds": z.new_zeros(len(z), pooled),
+                "time_ids": sizes.expand(len(z), -1),
+            }
+        out = model(z, t, encoder_hidden_states=_tokens(model, z), **kwargs).sample
+    elif isinstance(model, UNet2DModel):
+        labels = None if model.class_embedding is None else held.to(z.device).long().expand(len(z))
+        out = model(z, t, class_labels=labels).sample
     else:
         raise TypeError(f"{type(model).__name__} is no denoiser c2lst knows how to call.")
     return out[:, : z.shape[1]]  # models that also learn a variance return twice the channels
+
+
+def _side(model: nn.Module, z: Tensor) -> float:
+    return float(z.shape[-1] * getattr(model, "px_per_latent", PX_PER_LATENT))
+
+
+def _tokens(model: nn.Module, z: Tensor) -> Tensor:
+    """Return what the cross-attention looks at, `(n, tokens, width)`."""
+    held, place = getattr(model, "null_condition", None), getattr(model, "condition_position", None)
+    tokens = z.new_zeros(1, _condition_width(model)) if held is None else held.to(z)
+    if place is not None:
+        tokens = tokens + place.to(z)
+    return tokens.expand(len(z), *tokens.shape)
+
+
+def _condition_width(model: nn.Module) -> int:
+    width = model.config.get("caption_channels") or model.config.cross_attention_dim
+    widths = set(width) if isinstance(width, list | tuple) else {width}
+    if len(widths) != 1:
+        raise ValueError(f"The {type(model).__name__} has cross-attentions of several widths {sorted(widths)}.")
+    return int(widths.pop())
+
+
+def set_condition(model: nn.Module, condition: Any) -> None:
+    """Fix what a denoiser is told beside the time, on every call; kept with its weights.
+
+    A class (an integer) for a DiT or a UNet with classes; embeddings `(tokens, width)` for a cross-attention: of an empty
+    caption, or the mean image embedding of the tissue at hand. Raises `ValueError` where it does not fit the model.
+    """
+    name = type(model).__name__
+    if isinstance(model, DiTTransformer2DModel | UNet2DModel):
+        n = model.config.get("num_embeds_ada_norm") or model.config.get("num_class_embeds")
+        if not n:
+            raise ValueError(f"The {name} knows no classes: leave condition out.")
+        value = torch.as_tensor(condition)
+        n += isinstance(model, DiTTransformer2DModel)  # its last one is that of no class
+        if value.ndim or value.is_floating_point() or not 0 <= int(value) < n:
+            raise ValueError(
+                f"condition of a {name} with {n} classes must be an integer in 0..{n - 1}, not {condition!r}."
+            )
+        value = value.long()
+    else:
+        if model.config.cross_attention_dim is None:
+            raise ValueError(f"The {name} has no cross-attention: leave condition out.")
+        value = torch.as_tensor(condition).detach().to("cpu", torch.float32)
+        value = value[None] if value.ndim == 1 else value
+        place = getattr(model, "condition_position", None)
+        tokens = "tokens" if place is None else len(place)
+        if value.ndim != 2 or value.shape[1] != _condition_width(model) or (place is not None and len(value) != tokens):
+            raise ValueError(
+                f"condition of this {name} must have shape ({tokens}, {_condition_width(model)}), not "
+                f"{tuple(value.shape)}."
+            )
+        if not torch.isfinite(value).all():
+            raise ValueError("condition must be finite.")
+    model.register_buffer("null_condition", value.clone())
+
+
+def check_denoiser(model: nn.Module) -> None:
+    """Raise `ValueError` with the reason where a denoiser asks for what c2lst cannot give it."""
+    name, config = type(model).__name__, model.config
+    if isinstance(model, UNet2DConditionModel):
+        _condition_width(model)
+        for key, known in (
+            ("addition_embed_type", (None, "text_time")),
+            ("class_embed_type", (None,)),
+            ("num_class_embeds", (None,)),
+            ("encoder_hid_dim_type", (None,)),
+        ):
+            if config.get(key) not in known:
+                raise ValueError(f"The {name} asks for a condition c2lst cannot give it: {key}={config.get(key)!r}.")
+    elif isinstance(model, UNet2DModel) and model.class_embedding is not None:
+        if config.class_embed_type is not None:
+            raise ValueError(f"The {name} asks for classes of the kind {config.class_embed_type!r}, unknown to c2lst.")
+        if getattr(model, "null_condition", None) is None:
+            raise ValueError(
+                f"The {name} knows {config.num_class_embeds} classes and none of them is said to mean no class; name "
+                "one: CentralModel.from_pretrained(..., condition=<integer>)."
+            )
+    try:
+        sites(model)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)
