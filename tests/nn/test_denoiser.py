@@ -137,3 +137,26 @@ def test_what_is_no_denoiser_is_named():
         nn.denoise(torch.nn.Linear(2, 2), torch.zeros(1, 2), torch.zeros(1))
     with pytest.raises(TypeError, match="Linear has no adaptive norm"):
         nn.sites(torch.nn.Linear(2, 2))
+
+
+def test_a_unet_is_zero_at_first_and_scales_and_shifts_at_every_site():
+    model = nn.make_denoiser(kind="unet", latent_channels=3, latent_px=8, channels=(32, 64)).eval()
+    z = torch.randn(2, 3, 8, 8)
+    assert torch.equal(nn.denoise(model, z, torch.tensor([10.0, 500.0])), torch.zeros_like(z))
+    found = nn.sites(model)
+    assert len(found) == 8
+    assert {s.width for s in found} == {2 * 32, 2 * 64}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"kind": "mlp"}, "'dit' and 'unet'"),
+        ({"kind": "unet", "channels": (32, 48)}, "multiples of 32"),
+        ({"kind": "unet", "channels": (32, 32, 32), "latent_px": 6}, "halved 2 times"),
+        ({"width": 10, "heads": 4}, "multiple of heads"),
+    ],
+)
+def test_a_denoiser_that_cannot_be_built_says_why(settings, says):
+    with pytest.raises(ValueError, match=says):
+        nn.make_denoiser(**settings)

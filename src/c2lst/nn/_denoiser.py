@@ -21,14 +21,26 @@ if TYPE_CHECKING:
 
 def make_denoiser(
     *,
+    kind: str = "dit",
     latent_channels: int = 12,
     latent_px: int = 8,
     width: int = 256,
     depth: int = 8,
     heads: int = 4,
     token_px: int = 1,
-) -> PixArtTransformer2DModel:
-    """Build an unconditional PixArt-type transformer (one shared adaLN), zero at its output."""
+    channels: tuple[int, ...] = (64, 128, 192),
+    layers: int = 1,
+) -> PixArtTransformer2DModel | UNet2DModel:
+    """Build an unconditional denoiser, zero at its output.
+
+    `kind="dit"` is a PixArt-type transformer (one shared adaLN) of `width`, `depth`, `heads` and `token_px`; `kind="unet"`
+    a UNet of `channels` and `layers` a level, with self-attention below its first. A UNet knows from the start that
+    neighbours belong together, and learns texture from fewer samples.
+    """
+    if kind == "unet":
+        return _make_unet(latent_channels, latent_px, tuple(channels), layers)
+    if kind != "dit":
+        raise ValueError(f"kind={kind!r} of a denoiser is not known; there are 'dit' and 'unet'.")
     if width % heads:
         raise ValueError(f"width={width} must be a multiple of heads={heads}.")
     model = PixArtTransformer2DModel(
@@ -50,6 +62,29 @@ def make_denoiser(
     torch.nn.init.zeros_(model.adaln_single.linear.bias)
     torch.nn.init.zeros_(model.proj_out.weight)
     torch.nn.init.zeros_(model.proj_out.bias)
+    return model
+
+
+def _make_unet(latent_channels: int, latent_px: int, channels: tuple[int, ...], layers: int) -> UNet2DModel:
+    below = len(channels) - 1
+    if latent_px % 2**below:
+        raise ValueError(f"latents of {latent_px} px cannot be halved {below} times, as channels={channels} would.")
+    if any(c % 32 for c in channels):
+        raise ValueError(f"channels={channels} of a UNet must be multiples of 32.")
+    model = UNet2DModel(
+        sample_size=latent_px,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=channels,
+        layers_per_block=layers,
+        down_block_types=("DownBlock2D",) + ("AttnDownBlock2D",) * below,
+        up_block_types=("AttnUpBlock2D",) * below + ("UpBlock2D",),
+        norm_num_groups=16,
+        attention_head_dim=32,
+        resnet_time_scale_shift="scale_shift",  # time, and genes, scale and shift every norm
+    )
+    torch.nn.init.zeros_(model.conv_out.weight)
+    torch.nn.init.zeros_(model.conv_out.bias)
     return model
 
 
