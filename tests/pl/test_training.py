@@ -16,6 +16,16 @@ def test_a_central_model_has_two_panels():
     np.testing.assert_allclose(denoiser.lines[0].get_xdata(), [12.5, 37.5, 62.5, 87.5])
     np.testing.assert_allclose(denoiser.lines[1].get_xydata(), [[50, 0.6], [100, 0.5]])
     assert len(tokenizer.lines) == 1
+    assert tokenizer.figure.axes == [tokenizer, denoiser]
+
+
+def test_held_out_tissue_of_the_tokenizer_has_decibels_at_the_right():
+    curves = {"tokenizer": [3.0, 2.0], "tokenizer_validation": [[10, 21.5], [20, 24.0]]}
+    (ax,) = c2l.pl.training(SimpleNamespace(card={"tokenizer_steps": 20, "curves": curves}))
+    _, right = ax.figure.axes
+    np.testing.assert_allclose(right.lines[0].get_xydata(), [[10, 21.5], [20, 24]])
+    assert right.get_ylabel() == "PSNR (dB)"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["training", "held out (right)"]
 
 
 def test_a_local_model_has_one_panel():

@@ -7,7 +7,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c2lst.train import Pool, augment_batch
+from c2lst import nn
+from c2lst.train import Latents, Pool, augment_batch
 
 
 def parts():
@@ -48,6 +49,66 @@ def test_pool_reads_a_store_once_and_in_order(tmp_path):
     got = Pool([first, second, Counted()]).take(np.array([8, 0, 5, 8, 3]))
     np.testing.assert_array_equal(got, np.concatenate([first, second, third])[[8, 0, 5, 8, 3]])
     assert asked == [[1, 4]]
+
+
+def test_a_pool_of_some_rows_is_that_part_of_the_whole():
+    whole = np.concatenate(parts())
+    pool = Pool(parts(), np.array([7, 0, 3]))
+    assert pool.shape == (3, 2, 2, 3)
+    assert pool.nbytes == 36
+    np.testing.assert_array_equal(pool.take(np.array([2, 0, 2])), whole[[3, 7, 3]])
+
+
+def test_a_fingerprint_tells_pixels_number_and_order():
+    seen = {Pool(parts()).fingerprint(), Pool(parts()[:2]).fingerprint(), Pool(parts()[::-1]).fingerprint()}
+    changed = parts()
+    changed[1] += 1
+    assert len(seen | {Pool(changed).fingerprint()}) == 4
+    assert Pool([np.concatenate(parts())]).fingerprint() in seen
+
+
+@pytest.fixture
+def coded():
+    torch.manual_seed(0)
+    tokenizer = nn.make_tokenizer(latent_channels=2, channels=(4, 4), patch_px=8, norm_groups=2).eval()
+    pool = Pool([np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)])
+    return tokenizer, pool
+
+
+def test_latents_are_those_of_all_turns_and_flips(coded):
+    tokenizer, pool = coded
+    latents = Latents(tokenizer, pool, "key", batch_size=2)
+    assert latents.shape == (40, 2, 4, 4)
+    assert not latents.ready
+    assert list(latents.encode()) == [1, 2, 3]
+    with torch.no_grad():
+        x = nn.to_tensor(pool.take(np.array([3])))
+        eight = [torch.rot90(y, k, (2, 3)) for k in range(4) for y in (x,)]
+        expected = torch.cat([nn.encode(tokenizer, y.flip(3) if f else y) for y in eight for f in (False, True)])
+    got = latents[np.arange(24, 32)]
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_latents_in_a_file_are_encoded_once_and_never_half(coded, tmp_path):
+    tokenizer, pool = coded
+    memory = Latents(tokenizer, pool, "a", batch_size=2)
+    list(memory.encode())
+    cut = Latents(tokenizer, pool, "a", folder=tmp_path, batch_size=2)
+    steps = cut.encode()
+    next(steps)
+    del steps  # as if it had been killed
+    again = Latents(tokenizer, pool, "a", folder=tmp_path, batch_size=2)
+    assert not again.ready
+    list(again.encode())
+    assert again.ready
+    assert [p.name for p in tmp_path.iterdir()] == ["latents-a.npy"]
+    third = Latents(tokenizer, pool, "a", folder=tmp_path, batch_size=2)
+    assert third.ready
+    assert torch.equal(third[np.arange(40)], memory[np.arange(40)])
+    assert not Latents(tokenizer, pool, "b", folder=tmp_path).ready
+    with pytest.raises(ValueError, match="holds .40, .* not .24, .*remove it"):
+        Latents(tokenizer, Pool([pool.parts[0][:3]]), "a", folder=tmp_path).open()
 
 
 @pytest.mark.parametrize("seed", range(3))

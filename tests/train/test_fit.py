@@ -63,6 +63,7 @@ def killed(cls, at):
                 raise RuntimeError("power cut")
             return super().loss(generator)
 
+    Killed.__name__ = cls.__name__  # a checkpoint names the class
     return Killed
 
 
@@ -131,10 +132,83 @@ def test_a_checkpoint_of_another_seed_is_refused(tmp_path):
     train.fit(cnn_plan(steps=2), checkpoint=tmp_path, every=1, **ALONE)
     other = cnn_plan(seed=4, steps=2)
     before = state(other)
-    with pytest.raises(ValueError, match=r"seed=0, not 4; give another directory"):
+    with pytest.raises(ValueError, match=r"seed=0 there, 4 here\. Give those .* another\s+directory"):
         train.fit(other, checkpoint=tmp_path, **ALONE)
     assert_same(before, state(other))
     assert other.step == 0
+
+
+def trapezoid(steps):
+    plan = denoiser_plan(steps=steps)
+    plan.schedule = "trapezoid"
+    return plan
+
+
+def test_a_longer_trapezoid_is_the_one_asked_for_at_once(tmp_path):
+    whole = train.fit(trapezoid(16), **ALONE)
+    short = train.fit(trapezoid(10), checkpoint=tmp_path, **ALONE)
+    assert short.step == 10
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["flat.safetensors", "state.safetensors"]
+    long = train.fit(trapezoid(16), checkpoint=tmp_path, **ALONE)
+    assert_same(state(whole), state(long))
+    assert long.losses == whole.losses
+    assert long.validation == whole.validation
+    with pytest.raises(ValueError, match=r"steps=16 there, 12 here\. It may be extended to more steps, not cut"):
+        train.fit(trapezoid(12), checkpoint=tmp_path, **ALONE)
+
+
+def test_a_longer_cosine_goes_on_from_the_end(tmp_path):
+    short = train.fit(denoiser_plan(steps=4), checkpoint=tmp_path, **ALONE)
+    long = train.fit(denoiser_plan(steps=6), checkpoint=tmp_path, **ALONE)
+    assert long.losses[:4] == short.losses
+    assert long.step == len(long.losses) == 6
+
+
+def test_what_may_not_be_extended_is_only_read(tmp_path):
+    short = train.fit(denoiser_plan(), checkpoint=tmp_path, max_minutes=1e-9, **ALONE)
+    again = train.fit(denoiser_plan(), checkpoint=tmp_path, extend=False, **ALONE)
+    assert short.step == again.step == 1
+    assert_same(state(short), state(again))
+    with pytest.raises(ValueError, match="steps=8 there, 9 here"):
+        train.fit(denoiser_plan(steps=9), checkpoint=tmp_path, extend=False, **ALONE)
+
+
+def test_settings_of_the_caller_count_too(tmp_path):
+    train.fit(cnn_plan(), checkpoint=tmp_path, settings={"data": "a", "channels": (8, 8)}, **ALONE)
+    train.fit(cnn_plan(), checkpoint=tmp_path, settings={"data": "a", "channels": (8, 8)}, **ALONE)
+    with pytest.raises(ValueError, match="clip=1.0 there, 0.5 here; data='a' there, 'b' here"):
+        train.fit(cnn_plan(), checkpoint=tmp_path, settings={"data": "b", "channels": (8, 8)}, clip=0.5, **ALONE)
+
+
+def test_minutes_count_over_all_sittings(tmp_path):
+    first = train.fit(denoiser_plan(), checkpoint=tmp_path, max_minutes=1e-9, **ALONE)
+    assert first.seconds > 0
+    stamp = (tmp_path / "state.safetensors").stat().st_mtime_ns
+    again = train.fit(denoiser_plan(), checkpoint=tmp_path, max_minutes=1e-9, **ALONE)
+    assert again.step == len(again.losses) == 1
+    assert_same(state(first), state(again))
+    assert (tmp_path / "state.safetensors").stat().st_mtime_ns == stamp
+    assert train.fit(denoiser_plan(), checkpoint=tmp_path, max_minutes=60, **ALONE).step == 8
+
+
+def test_another_engine_is_told(tmp_path, caplog):
+    train.fit(denoiser_plan(), checkpoint=tmp_path, max_minutes=1e-9, **ALONE)
+    with caplog.at_level(logging.WARNING, "c2lst"):
+        train.fit(denoiser_plan(), checkpoint=tmp_path, **{**ALONE, "precision": "bf16-mixed"})
+    assert "precision='32-true' there, 'bf16-mixed' here" in caplog.text
+
+
+def test_a_gradient_is_clipped_as_asked():
+    norms = []
+
+    class Looked(train.CNNPlan):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            norms.append(float(torch.stack([p.grad.norm() for p in self.trained()]).norm()))
+
+    for clip in (1e-3, None):
+        train.fit(cnn_plan(cls=Looked, steps=2), clip=clip, **ALONE)
+    assert norms[:2] == pytest.approx([1e-3, 1e-3], rel=1e-2)
+    assert min(norms[2:]) > 1e-2
 
 
 def test_time_is_up(caplog):
@@ -177,10 +251,12 @@ def test_one_bar_counts_every_step(monkeypatch, capsys, show):
 
 def test_the_bar_is_drawn_once_for_a_person_and_closed_by_an_error(capsys):
     train.fit(cnn_plan(), **{**ALONE, "progress": True})
-    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").split("\n") if "100%" in line]
+    # drawn over itself: one line, however often
+    lines = [line for line in capsys.readouterr().err.split("\n") if "%|" in line]
     assert len(lines) == 1
-    assert "test" in lines[0]
-    assert "6/6" in lines[0]
+    last = lines[0].split("\r")[-1]
+    assert "test" in last
+    assert "6/6" in last
 
 
 def test_nothing_is_written_without_a_checkpoint(tmp_path, monkeypatch):

@@ -47,6 +47,27 @@ def test_rate_warms_up_and_falls_to_a_tenth():
     assert (np.diff(rates[5:]) < 0).all()
 
 
+def test_a_trapezoid_is_flat_and_falls_on_a_line_over_its_last_fifth():
+    plan = train.Plan(steps=100, batch_size=4, lr=2.0, seed=0, schedule="trapezoid")
+    rates = []
+    for plan.step in range(101):
+        rates.append(plan.rate())
+    np.testing.assert_allclose(rates[:5], 2.0 * np.arange(1, 6) / 5)
+    assert rates[5:81] == [2.0] * 76
+    np.testing.assert_allclose(rates[80:], 2.0 * np.linspace(1, 0, 21), atol=1e-12)
+    with pytest.raises(ValueError, match="schedule='linear' is not known.*cosine.*trapezoid"):
+        train.Plan(steps=100, batch_size=4, lr=2.0, seed=0, schedule="linear")
+
+
+def test_few_of_many_rows_do_not_repeat_and_lie_everywhere():
+    plan, n = train.Plan(steps=1, batch_size=4000, lr=1.0, seed=0), 2**22
+    rows = plan.rows(n, torch.Generator().manual_seed(0))
+    assert len(np.unique(rows)) == 4000
+    assert abs(rows.mean() / n - 0.5) < 0.02
+    assert rows.max() < n
+    np.testing.assert_array_equal(rows, plan.rows(n, torch.Generator().manual_seed(0)))
+
+
 @pytest.mark.parametrize(("n", "size"), [(10, 4), (10, 10), (3, 8)])
 def test_rows_repeat_only_when_they_must(n, size):
     plan = train.Plan(steps=1, batch_size=size, lr=1.0, seed=0)
@@ -128,7 +149,7 @@ def test_a_perfect_autoencoder_pays_for_its_latents_alone():
     class Perfect(torch.nn.Module):
         def encode(self, x):
             self.x = x
-            dist = type("Dist", (), {"mean": torch.full((len(x), 1, 2, 2), 3.0)})
+            dist = type("Dist", (), {"mode": staticmethod(lambda: torch.full((len(x), 1, 2, 2), 3.0))})
             return type("Out", (), {"latent_dist": dist})
 
         def decode(self, z):
@@ -148,6 +169,27 @@ def test_the_tokenizer_learns():
     assert plan.losses[-1] < plan.losses[0]
 
 
+def test_the_tokenizer_is_looked_at_on_held_out_patches_in_decibels():
+    class Grey(torch.nn.Module):
+        config = {}
+
+        def encode(self, x):
+            return type("Out", (), {"latents": x})
+
+        def decode(self, z):
+            return type("Out", (), {"sample": z + 0.2})
+
+    held = np.full((70, 8, 8, 3), 100, dtype=np.uint8)
+    plan = train.TokenizerPlan(
+        Grey(), train.Pool([held]), held_out=held, check_every=2, steps=3, batch_size=4, lr=1e-3, seed=0
+    )
+    for _ in range(3):
+        plan.count()
+    # an error of 0.2 of a range of 2 is 20 dB
+    assert [step for step, _ in plan.validation] == [2, 3]
+    assert [v for _, v in plan.validation] == pytest.approx([20.0, 20.0], abs=1e-4)
+
+
 def test_cnn_draws_by_weight_and_takes_no_unknown_gene():
     images = np.zeros((3, 8, 8, 3), dtype=np.uint8)
     target = torch.tensor([[1.0, torch.nan], [5.0, 5.0], [torch.nan, 2.0]])
@@ -163,3 +205,68 @@ def test_cnn_draws_by_weight_and_takes_no_unknown_gene():
     assert loss([1.0, 0.0, 0.0]) == pytest.approx(1.0)
     assert loss([0.0, 1.0, 0.0]) == pytest.approx(25.0)
     assert loss([0.0, 0.0, 1.0]) == pytest.approx(4.0)
+
+
+def test_the_decoder_alone_learns_on_and_latents_stay():
+    torch.manual_seed(0)
+    patches = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    tokenizer = nn.make_tokenizer(kind="dc", latent_channels=2, channels=(8, 8), layers=(0, 1))
+    before = nn.raw_latents(tokenizer, nn.to_tensor(patches)).detach()
+    plan = train.TokenizerPlan(
+        tokenizer, train.Pool([patches // 8 + 200]), steps=5, batch_size=4, lr=5e-3, seed=0, decoder_only=True
+    )
+    train.fit(plan, **ALONE)
+    assert plan.losses[-1] < plan.losses[0]
+    assert torch.equal(nn.raw_latents(tokenizer, nn.to_tensor(patches)), before)
+    assert plan.settings()["decoder_only"]
+
+
+def test_density_weighs_a_pale_nucleus_by_its_optical_density():
+    # one grey patch restored as another: L1 and half the squared error in -1..1, and the difference of densities
+    class Pale(torch.nn.Module):
+        def encode(self, x):
+            self.x = x
+            return type("Out", (), {"latent": torch.zeros(len(x), 1, 2, 2)})
+
+        def decode(self, z):
+            return type("Out", (), {"sample": self.x + 0.4})
+
+    patches = np.full((2, 8, 8, 3), 51, dtype=np.uint8)  # a fifth of the light: -0.6
+    kwargs = {"kl": 0.0, "noise": 0.0, "steps": 1, "batch_size": 2, "lr": 1e-3, "seed": 0}
+    plain = train.TokenizerPlan(Pale(), train.Pool([patches]), **kwargs)
+    dense = train.TokenizerPlan(Pale(), train.Pool([patches]), density=2.0, **kwargs)
+    generator = plain.draws()
+    state = generator.get_state()
+    x = float(plain.loss(generator))
+    generator.set_state(state)
+    # densities before the jitter of stains: ln 5 and ln 2.5
+    assert float(dense.loss(generator)) - x == pytest.approx(2 * np.log(2), rel=0.15)
+
+
+def test_a_critic_learns_beside_the_decoder_and_the_encoder_does_not():
+    torch.manual_seed(0)
+    patches = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    tokenizer = nn.make_tokenizer(kind="dc", latent_channels=2, channels=(8, 8), layers=(0, 1))
+    plan = train.TokenizerPlan(
+        tokenizer, train.Pool([patches]), steps=6, batch_size=4, lr=2e-3, seed=0, decoder_only=True, adversarial=0.5
+    )
+    before = {k: v.clone() for k, v in plan.state_dict().items()}
+    train.fit(plan, **ALONE)
+    moved = {k for k, v in plan.state_dict().items() if not torch.equal(v, before[k])}
+    assert any(k.startswith("critic") for k in moved) and any(k.startswith("tokenizer.decoder") for k in moved)
+    assert not any(k.startswith("tokenizer.encoder") for k in moved)
+
+
+def test_what_the_critic_says_weighs_as_much_as_it_is_told_to():
+    patches = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    tokenizer = nn.make_tokenizer(kind="dc", latent_channels=2, channels=(8, 8), layers=(0, 1))
+    plan = train.TokenizerPlan(
+        tokenizer, train.Pool([patches]), steps=5, batch_size=4, lr=1e-3, seed=0, adversarial=0.5
+    )
+    plan.step = 5
+    x = nn.to_tensor(patches)
+    y = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    errors = (y - x).square().mean()
+    said = plan.criticised(errors, y, x)
+    ratio = torch.autograd.grad(said, y, retain_graph=True)[0].norm() / torch.autograd.grad(errors, y)[0].norm()
+    assert float(ratio) == pytest.approx(0.5, rel=1e-4)

@@ -2,7 +2,7 @@
 
 from ._denoiser import denoise, features, make_denoiser, sites
 from ._gene_encoder import GENE_ENCODERS, GeneEncoder, MLPGeneEncoder, PCAGeneEncoder, SCVIGeneEncoder
-from ._heads import PatchCNN
+from ._heads import PatchCNN, PatchCritic
 from ._modulation import MODULATIONS, FiLM, LoRA, Modulation, attached
 from ._objective import Objective, sample
 from ._tokenizer import decode, encode, make_tokenizer, raw_latents, set_latent_scale, to_tensor, to_uint8
@@ -18,6 +18,7 @@ __all__ = [
     "Objective",
     "PCAGeneEncoder",
     "PatchCNN",
+    "PatchCritic",
     "SCVIGeneEncoder",
     "attached",
     "decode",

@@ -42,3 +42,25 @@ class PatchCNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return standardised expression, `(n, n_genes)`."""
         return self.head(self.body(images).mean(dim=(2, 3)))
+
+
+class PatchCritic(nn.Module):
+    """Tell real patches from restored ones, place by place (Isola et al. 2017): images `(n, 3, H, W)` -> `(n, 1, h, w)`.
+
+    Three halvings, so that each place sees 22 pixels: texture, and nothing of how a patch is composed.
+    """
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for after in (width, 2 * width, 4 * width):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+            if before > 3:
+                layers.insert(-1, nn.GroupNorm(8, after))
+            before = after
+        self.layers = nn.Sequential(*layers, nn.Conv2d(before, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return a score for each place; higher is more real."""
+        return self.layers(images)

@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
-PANELS = {  # curve: title, where the card says how many steps
-    "tokenizer": ("tokenizer: reconstruction", "tokenizer_steps"),
-    "denoiser": ("denoiser: denoising", "steps"),
-    "loss": ("modulation: denoising", "steps"),
+PANELS = {  # curve: title, where the card says how many steps, curve of the held-out patches
+    "tokenizer": ("tokenizer: reconstruction", "tokenizer_steps", "tokenizer_validation"),
+    "denoiser": ("denoiser: denoising", "steps", "validation"),
+    "loss": ("modulation: denoising", "steps", "validation"),
 }
 
 
 def training(model: Any, *, fig: Figure | SubFigure | None = None) -> NDArray[np.object_]:
     """Draw the loss curves of a central or a local model.
 
-    Points are averages over stretches of steps. The validation loss is that of patches held out of the training spots.
+    Points are averages over stretches of steps. The validation loss is that of patches held out of the training spots;
+    of a tokenizer it is the PSNR (dB) of held-out tissue, on an axis of its own at the right.
 
     Parameters
     ----------
@@ -63,28 +64,33 @@ def training(model: Any, *, fig: Figure | SubFigure | None = None) -> NDArray[np
         )
     axes = many_axes(fig, 1, len(panels), (4.4 * len(panels), 3.3))[0]
     for ax, name in zip(axes, panels, strict=True):
-        title, steps_key = PANELS[name]
-        _draw(ax, curves[name], card.get(steps_key), curves.get("validation") if name != "tokenizer" else None)
+        title, steps_key, held_key = PANELS[name]
+        _draw(ax, curves[name], card.get(steps_key), curves.get(held_key), decibel=name == "tokenizer")
         ax.set_title(title, fontsize=10)
     return axes
 
 
-def _draw(ax: Axes, losses: list[float], steps: Any, validation: Any) -> None:
+def _draw(ax: Axes, losses: list[float], steps: Any, validation: Any, *, decibel: bool) -> None:
     from matplotlib.ticker import LogFormatter
 
     y = np.asarray(losses, dtype=float)
     known = isinstance(steps, int) and not isinstance(steps, bool) and steps >= len(y)
     # the curve may have been averaged down: point i stands for the middle of its stretch
     x = (np.arange(len(y)) + 0.5) / len(y) * (steps if known else len(y))
-    ax.plot(x, y, color=BLUE, linewidth=1.2, label="training")
+    drawn = ax.plot(x, y, color=BLUE, linewidth=1.2, label="training")
     if validation is not None and len(validation):
         held = np.asarray(validation, dtype=float)
-        ax.plot(held[:, 0], held[:, 1], color=VERMILLION, marker="o", markersize=4, linewidth=1.2, label="held out")
+        on = ax.twinx() if decibel else ax
+        label = "held out (right)" if decibel else "held out"
+        drawn += on.plot(held[:, 0], held[:, 1], color=VERMILLION, marker="o", markersize=4, linewidth=1.2, label=label)
+        if decibel:
+            on.set_ylabel("PSNR (dB)")
+            on.spines[["top", "left", "bottom"]].set_visible(False)
     if (y > 0).all():
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     ax.set_xlabel("step")
     ax.set_ylabel("loss")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(handles=drawn, frameon=False, fontsize=8, loc="center right" if decibel else "best")
     tidy(ax)

@@ -79,6 +79,37 @@ def tissue_patches(
     >>> c2l.pp.tissue_patches(sdata, 5, mpp=4.0, patch_px=16).shape
     (5, 16, 16, 3)
     """
+    found = windows(
+        sdata,
+        n,
+        mpp=mpp,
+        patch_px=patch_px,
+        source_mpp=source_mpp,
+        image_key=image_key,
+        coordinate_system=coordinate_system,
+        min_tissue=min_tissue,
+        exclude=exclude,
+        seed=seed,
+        table_key=table_key,
+    )
+    return np.concatenate([pixels(slide, corners, max_ram_gb=max_ram_gb) for slide, corners in found])
+
+
+def windows(
+    sdata: Any,
+    n: int | None = None,
+    *,
+    mpp: float,
+    patch_px: int = 64,
+    source_mpp: float | None = None,
+    image_key: str | None = None,
+    coordinate_system: str | None = None,
+    min_tissue: float = 0.6,
+    exclude: str | None = None,
+    seed: int = 0,
+    table_key: str = "table",
+) -> list[tuple[Slide, NDArray[np.int64]]]:
+    """Choose the windows of :func:`tissue_patches`: slides, and the corners `(n, 2)` y, x of their windows."""
     check_positive("mpp", mpp)
     check_positive("patch_px", patch_px, integer=True)
     check_fraction("min_tissue", min_tissue, zero=True)
@@ -109,12 +140,18 @@ def tissue_patches(
                 + (f" and keeps clear of the {len(spots)} spots of obs[{exclude!r}]" if exclude else "")
                 + ". Lower min_tissue= or patch_px=, or look at the image."
             )
-        patches = np.empty((len(corners), patch_px, patch_px, 3), dtype=np.uint8)
-        for which, batch in cut(slide.cutter, corners, max_ram_gb=max_ram_gb):
-            patches[which] = batch
-        logger.info("%s: %d patches of unpaired tissue, %g um wide.", slide.name, len(corners), mpp * patch_px)
-        out.append(patches)
-    return np.concatenate(out)
+        out.append((slide, corners))
+    return out
+
+
+def pixels(slide: Slide, corners: NDArray[np.int64], *, max_ram_gb: float = 4.0) -> NDArray[np.uint8]:
+    """Cut the windows of one slide: uint8 `(n, H, W, 3)`."""
+    side = slide.cutter.patch_px
+    patches = np.empty((len(corners), side, side, 3), dtype=np.uint8)
+    for which, batch in cut(slide.cutter, corners, max_ram_gb=max_ram_gb):
+        patches[which] = batch
+    logger.info("%s: %d patches of unpaired tissue, %g um wide.", slide.name, len(corners), slide.cutter.mpp * side)
+    return patches
 
 
 def excluded(slide: Slide, exclude: str | None) -> NDArray[np.int64]:

@@ -1,37 +1,57 @@
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c2lst._checks import check_patches, check_positive
+from c2lst._checks import check_fraction, check_positive
 from c2lst._docs import doc
 from c2lst._logging import logger
 from c2lst._random import derive, generator
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import torch
 
     from c2lst.models import CentralModel
+    from c2lst.train import Pool
 
-TOKENIZER = {"latent_channels": 4, "channels": (16, 32, 64)}
-DENOISER = {"width": 256, "depth": 6, "heads": 4}
+TOKENIZERS = {
+    "dc": {"latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2)},
+    "kl": {"latent_channels": 4, "channels": (16, 32, 64)},
+}
+DENOISERS = {
+    "unet": {"channels": (64, 128, 192), "layers": 1},
+    "dit": {"width": 256, "depth": 6, "heads": 4},
+}
+DECODER = {"decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 1.0, "kl": 0.0}
+OBJECTIVE = ("kl", "noise", "coarse", "cropped", "schedule")  # settings of a tokenizer's training, not of its network
 
 
 @doc
 def pretrain(
-    patches: NDArray[np.uint8] | Any,
+    patches: Any,
     *,
     mpp: float,
-    steps: int = 4000,
+    steps: int = 2000,
     tokenizer_steps: int | None = None,
-    batch_size: int = 64,
+    decoder_steps: int = 0,
+    batch_size: int = 32,
     lr: float = 6e-4,
+    schedule: str = "cosine",
+    ema: float | None = None,
+    clip: float | None = 1.0,
     tokenizer: dict[str, Any] | CentralModel | None = None,
     denoiser: dict[str, Any] | None = None,
-    validation: NDArray[np.uint8] | float = 0.05,
+    patch_px: int | None = None,
+    n_per_section: int | None = None,
+    tissue_kwargs: dict[str, Any] | None = None,
+    validation: Any = 0.05,
     card: dict[str, Any] | None = None,
     accelerator: str = "auto",
     devices: int | str = 1,
@@ -39,6 +59,8 @@ def pretrain(
     num_nodes: int = 1,
     precision: str | None = None,
     max_minutes: float | None = None,
+    max_ram_gb: float = 4.0,
+    checkpoint_every: int = 500,
     resume: str | Path | None = None,
     out: str | Path | None = None,
     seed: int = 0,
@@ -49,161 +71,275 @@ def pretrain(
     Parameters
     ----------
     patches
-        uint8 `(n, H, W, 3)` in memory, a zarr store of them (:func:`c2lst.io.read_patches`), or a list of either;
-        see :func:`c2lst.pp.tissue_patches`.
+        uint8 `(n, H, W, 3)` in memory, a zarr store of them (its path, or what :func:`c2lst.io.read_patches` returns),
+        a :class:`~spatialdata.SpatialData`, from whose tissue windows are cut as :func:`c2lst.pp.tissue_patches` does,
+        or a list of any of these.
     mpp
-        Microns per pixel of `patches`.
+        Microns per pixel of `patches`, and of what is cut from a SpatialData.
     steps
         Steps of the denoiser.
     tokenizer_steps
-        Steps of the tokenizer; `None` is half of `steps`.
+        Steps of the tokenizer; `None` is half of `steps`, or as in the checkpoint that is found.
+    decoder_steps
+        Steps in which, at the very end, the tokenizer's decoder alone learns on, sharper and with less noise; latents
+        and denoiser stay as they are.
+    batch_size
+        Patches of a step, in each process: with two devices a step sees twice as many.
+    lr
+        Peak learning rate of the denoiser.
+    schedule
+        Of the learning rate, after a warm-up: `"cosine"` to a tenth, or `"trapezoid"`, flat and then on a line to nothing
+        over the last fifth. A trapezoid can be made longer afterwards, see `resume`.
+    ema
+        Decay of the moving average of the denoiser's weights, which is what is returned; `None` is 0.999, or 0.99 for
+        fewer than 2,000 steps.
+    clip
+        Largest norm of the gradient; `None` does not clip.
     tokenizer
-        Settings for :func:`c2lst.nn.make_tokenizer`, or a central model whose tokenizer is taken as it is.
+        Settings for :func:`c2lst.nn.make_tokenizer` (and, beside them, `kl`, `noise`, `coarse`, `cropped` and `schedule`
+        of its training), or a central model whose tokenizer is taken as it is. `None` is the starter's, of kind `"dc"`.
     denoiser
-        Settings for :func:`c2lst.nn.make_denoiser`.
+        Settings for :func:`c2lst.nn.make_denoiser`. `None` is the starter's UNet.
+    patch_px
+        Side of a patch that is cut from a SpatialData; `None` is that of the other patches, or 64.
+    n_per_section
+        Windows of each SpatialData, at random places of its tissue; `None` is a disjoint grid over all of it.
+    tissue_kwargs
+        What else :func:`c2lst.pp.tissue_patches` shall be told (`min_tissue`, `exclude`, `source_mpp`, ...).
     validation
-        Held-out patches, or the share of `patches` (its last rows, so that neighbours stay together) that is held out.
+        Held-out tissue, in any form that `patches` may have, or the share of `patches` that is held out. Of a
+        SpatialData it is the windows at one end of the tissue, and those within one field of view of them are not
+        trained on; of rows, whose places nobody knows, it is the last ones, so that neighbours stay together. At most
+        1,000 patches are looked at.
     card
         What the model card shall say beyond what this function knows: `data`, `licence`, `limits`, ...
     {engine}
+    num_nodes, precision
+        Passed to it as well. `precision=None` is bf16 autocast where the processor or GPU has it, and float32 elsewhere.
+        Several processes draw different batches, share one cache of latents, which the first of them encodes, and write
+        one checkpoint; strategies must keep all weights in each process (`"ddp"`). Several nodes need an `out` that all
+        of them see.
     max_minutes
-        Stop after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps.
+        Stop training after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps.
+        All sittings count, but not what was lost since the last checkpoint. A tokenizer that was stopped so is final;
+        the denoiser goes on when it is called again with more minutes.
+    max_ram_gb
+        Patches in stores are read into memory once, up to so much; of a larger collection the tokenizer sees as many
+        runs of neighbouring rows, and the denoiser all.
+    checkpoint_every
+        Steps between two checkpoints.
     resume
-        Directory of checkpoints of an interrupted run to go on with; usually the `checkpoints` folder under `out`.
+        Directory of checkpoints to go on with, usually the `checkpoints` folder under `out`. With `out` alone a run
+        goes on from what it finds there. The result is that of a run that was never interrupted, to the bit, on the
+        same engine. Every setting must be as it was, but for more `steps`: a finished model is trained on. A trapezoid
+        goes back to where its rate began to fall and becomes the longer one; a cosine rises again to where the longer
+        one stands at that step.
     out
-        Directory that receives checkpoints while training and the finished model.
+        Directory that receives `checkpoints` while training (the latents among them, 16 bytes for each value of a patch) and
+        the finished `model`.
     {seed}
     {progress}
 
     Returns
     -------
-    The central model. Its card holds the curves; :func:`c2lst.pl.training` draws them.
+    The central model. Its card holds the curves, with those of the held-out tissue: the PSNR of the tokenizer in dB and
+    the loss of the denoiser's average; :func:`c2lst.pl.training` draws them.
 
     Raises
     ------
     ValueError, TypeError
-        The patches are not uint8 `(n, H, W, 3)`, are fewer than 16, or their side is no multiple of 8.
+        The patches are not uint8 `(n, H, W, 3)`, are fewer than 16, are of another scale than `mpp`, their side is no
+        multiple of 8, or the checkpoint is of other settings, which are named.
+    FileNotFoundError
+        There is no directory `resume`.
 
     Examples
     --------
     >>> import c2lst as c2l
-    >>> patches = c2l.pp.tissue_patches(c2l.datasets.toy_tissue(40), 32, mpp=4.0, patch_px=32)
-    >>> central = c2l.tl.pretrain(patches, mpp=4.0, steps=2, batch_size=8, progress=False)
-    >>> central.patch_px
-    32
+    >>> sections = c2l.datasets.toy_tissue(40, sections=2)
+    >>> central = c2l.tl.pretrain(
+    ...     sections, mpp=4.0, patch_px=16, n_per_section=32, steps=2, batch_size=8, progress=False
+    ... )
+    >>> central.patch_px, central.card["n_patches"] > central.card["n_held_out"] > 0
+    (16, True)
     """
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
+    from lightning.pytorch.utilities import rank_zero_only
 
     from c2lst import nn
     from c2lst.models import CentralModel
     from c2lst.models._registry import remember
-    from c2lst.train import DenoiserPlan, Pool, TokenizerPlan, fit
+    from c2lst.train import Bar, DenoiserPlan, Latents, TokenizerPlan, fit, read_note
+
+    from ._pretrain_data import gather, in_memory
 
     begun = time.monotonic()
-    # a store as `io.read_patches` returns it is a named tuple, not a list of parts
-    parts = patches if isinstance(patches, list | tuple) and not hasattr(patches, "patches") else [patches]
-    parts = [check_patches(getattr(p, "patches", p)) for p in parts]
     check_positive("mpp", mpp)
     check_positive("steps", steps, integer=True)
     check_positive("batch_size", batch_size, integer=True)
+    check_positive("lr", lr)
+    if decoder_steps:
+        check_positive("decoder_steps", decoder_steps, integer=True)
+    check_positive("checkpoint_every", checkpoint_every, integer=True)
+    check_positive("max_ram_gb", max_ram_gb)
+    if ema is not None:
+        check_fraction("ema", ema, zero=True)
+    if clip is not None:
+        check_positive("clip", clip)
     if max_minutes is not None:
         check_positive("max_minutes", max_minutes)
-    sides = {tuple(p.shape[1:3]) for p in parts}
-    if len(sides) > 1 or len(set(next(iter(sides)))) > 1:
-        raise ValueError(f"All patches must be square and of one size, not {sorted(sides)}.")
-    patch_px = next(iter(sides))[0]
-    if patch_px % 8:
-        raise ValueError(f"The side of a patch must be a multiple of 8 px, not {patch_px}.")
-    pool = Pool(parts)
-    if len(pool) < 16:
-        raise ValueError(f"{len(pool)} patches are too few to pretrain on; take more from c2lst.pp.tissue_patches.")
-    n = len(pool)
-    if isinstance(validation, float):
-        cut = np.arange(n) >= n - max(4, round(validation * n))
-        train_rows, held_rows = np.flatnonzero(~cut), np.flatnonzero(cut)
-        held = pool.take(held_rows[:1000])
-        train = Pool([p[: max(0, min(len(p), len(train_rows) - s))] for p, s in zip(parts, pool.starts, strict=False)])
-        train.parts = [p for p in train.parts if len(p)]
-        train = Pool(train.parts)
-    else:
-        held, train = check_patches(validation, "validation"), pool
+    if num_nodes > 1 and out is None and resume is None:
+        raise ValueError(
+            f"num_nodes={num_nodes} needs out=, a directory that all nodes see: the latents are shared there."
+        )
+    folder = _checkpoints(resume, out)
+    tissue = gather(
+        patches,
+        mpp=mpp,
+        patch_px=patch_px,
+        n_per_section=n_per_section,
+        validation=validation,
+        tissue_kwargs=tissue_kwargs,
+        seed=seed,
+    )
+    train, held, patch_px = tissue.train, tissue.held, tissue.patch_px
+    pixels = in_memory(train, max_ram_gb, seed)
+    if len(pixels) == len(train):
+        train = pixels
+    data = train.fingerprint()
 
-    checkpoint = None if out is None and resume is None else Path(resume or Path(out) / "checkpoints")
+    def at(stage: str) -> Path | None:
+        return None if folder is None else folder / stage
+
     engine = {
         "accelerator": accelerator,
         "devices": devices,
         "strategy": strategy,
         "num_nodes": num_nodes,
         "precision": precision,
-        "progress": progress,
+        "clip": clip,
+        "every": checkpoint_every,
     }
-
-    def at(stage: str) -> Path | None:
-        return None if checkpoint is None else checkpoint / stage
-
     curves: dict[str, Any] = {}
-    if isinstance(tokenizer, CentralModel):
-        tok = tokenizer.tokenizer
-        tok_steps = 0
+    given = isinstance(tokenizer, CentralModel)
+    if given:
+        tok, tok_steps = tokenizer.tokenizer, 0
     else:
-        tok_steps = steps // 2 if tokenizer_steps is None else tokenizer_steps
+        note = read_note(at("tokenizer"))
+        if tokenizer_steps is not None:
+            tok_steps = max(1, tokenizer_steps)
+        else:
+            tok_steps = max(1, steps // 2) if note is None else int(note["settings"]["steps"])
+        asked = dict(tokenizer or {})
+        objective = {k: asked.pop(k) for k in OBJECTIVE if k in asked}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, 1))
-            tok = nn.make_tokenizer(**{**TOKENIZER, "patch_px": patch_px, **(tokenizer or {})})
-        plan = TokenizerPlan(
-            tok, train, steps=max(1, tok_steps), batch_size=min(batch_size, 32), lr=1.5e-3, seed=derive(seed, 2)
+            tok = nn.make_tokenizer(**{"patch_px": patch_px, **_filled(asked or None, TOKENIZERS, "dc", "kl")})
+    bar = Bar(tok_steps + -(-len(train) // 128) + steps + decoder_steps, progress)
+    try:
+        spent = 0.0
+        if not given:
+            plan = TokenizerPlan(
+                tok,
+                pixels,
+                held_out=held[:: max(1, len(held) // 128)],
+                check_every=max(1, tok_steps // 10),
+                steps=tok_steps,
+                batch_size=min(batch_size, 32),
+                lr=1.5e-3,
+                seed=derive(seed, 2),
+                **{"schedule": schedule, **objective},
+            )
+            sitting = time.monotonic()
+            fit(
+                plan,
+                desc="tokenizer",
+                checkpoint=at("tokenizer"),
+                settings={"patches": data, "mpp": float(mpp), **_config("tokenizer", tok)},
+                extend=False,
+                max_minutes=None if max_minutes is None else max_minutes / 2,
+                bar=bar,
+                **engine,
+            )
+            # time of this sitting is counted below, that of earlier ones here
+            spent = plan.seconds - (time.monotonic() - sitting)
+            curves |= {"tokenizer": _thin(plan.losses), "tokenizer_validation": [list(v) for v in plan.validation]}
+            tok_steps = plan.step
+        tok.requires_grad_(False).eval()
+        weights = _digest(tok)
+        if not given:
+            _set_scale(tok, pixels, weights, folder, seed, first=rank_zero_only.rank in (None, 0))
+        latents = Latents(tok, train, hashlib.sha256(f"{_digest(tok)} {data}".encode()).hexdigest()[:16], folder=folder)
+        with torch.inference_mode():
+            held_latents = torch.cat(
+                [nn.encode(tok, nn.to_tensor(held[i : i + 128])) for i in range(0, len(held), 128)]
+            ).clone()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, 4))
+            side = latents.shape[-1]
+            # 64 to 255 tokens a patch where the side allows it
+            token_px = max(t for t in (1, 2, 4, 8) if side % t == 0 and (t == 1 or side // t >= 8))
+            sized = {"latent_channels": latents.shape[1], "latent_px": side, "token_px": token_px}
+            # a UNet halves its latents twice
+            usual = "dit" if side % 4 else "unet"
+            den = nn.make_denoiser(**{**sized, **_filled(denoiser, DENOISERS, usual, "dit")})
+        scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
+        note = read_note(at("denoiser"))
+        if ema is None:
+            ema = (0.999 if steps >= 2000 else 0.99) if note is None else float(note["settings"]["ema"])
+        plan = DenoiserPlan(
+            den,
+            scheduler,
+            latents,
+            held_out=held_latents,
+            ema=ema,
+            check_every=max(1, steps // 20),
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            seed=derive(seed, 5),
+            schedule=schedule,
         )
-        share = None if max_minutes is None else max_minutes / 2
-        fit(plan, desc="tokenizer", checkpoint=at("tokenizer"), max_minutes=share, **engine)
-        curves["tokenizer"] = _thin(plan.losses)
-    tok.requires_grad_(False).eval()
-
-    with torch.inference_mode():
-
-        def raw(rows: NDArray[np.uint8]) -> torch.Tensor:
-            return tok.encode(nn.to_tensor(rows)).latent_dist.mode()
-
-        if tok_steps:
-            few = generator(seed, 3).permutation(len(train))[:2000]
-            nn.set_latent_scale(tok, torch.cat([raw(train.take(few[i : i + 128])) for i in range(0, len(few), 128)]))
-
-        def latents(source: Any, turned: bool) -> torch.Tensor:
-            # the whole pool in its 8 turns and flips, half precision: 4,000 patches of 64 px are 49 MB
-            rows = []
-            for i in range(0, len(source), 128):
-                x = nn.to_tensor(source.take(np.arange(i, min(i + 128, len(source)))))
-                for k, flip in [(k, f) for k in range(4) for f in (False, True)] if turned else [(0, False)]:
-                    y = torch.rot90(x, k, (2, 3))
-                    rows.append(nn.encode(tok, y.flip(3) if flip else y).half())
-            return torch.cat(rows)
-
-        cached = latents(train, True)
-        held_latents = latents(Pool([held]), False).float().clone()
-    cached = cached.clone()
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, 4))
-        side = cached.shape[-1]
-        # 64 to 255 tokens a patch where the side allows it
-        token_px = max(t for t in (1, 2, 4, 8) if side % t == 0 and (t == 1 or side // t >= 8))
-        given = {"latent_channels": cached.shape[1], "latent_px": side, "token_px": token_px}
-        den = nn.make_denoiser(**{**DENOISER, **given, **(denoiser or {})})
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
-    plan = DenoiserPlan(
-        den,
-        scheduler,
-        cached,
-        held_out=held_latents,
-        ema=0.999 if steps >= 2000 else 0.99,
-        check_every=max(1, steps // 20),
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        seed=derive(seed, 5),
-    )
-    left = None if max_minutes is None else max(0.1, max_minutes - (time.monotonic() - begun) / 60)
-    fit(plan, desc="denoiser", checkpoint=at("denoiser"), max_minutes=left, **engine)
+        left = None
+        if max_minutes is not None:
+            left = max(0.1, max_minutes - (spent + time.monotonic() - begun) / 60)
+        fit(
+            plan,
+            desc="denoiser",
+            checkpoint=at("denoiser"),
+            settings={"latents": latents.key, **_config("denoiser", den)},
+            max_minutes=left,
+            bar=bar,
+            **engine,
+        )
+        if decoder_steps:
+            # a copy: the tokenizer may be another model's
+            tok = copy.deepcopy(tok)
+            decoder = TokenizerPlan(
+                tok.requires_grad_(True),
+                pixels,
+                held_out=held[:: max(1, len(held) // 128)],
+                check_every=max(1, decoder_steps // 10),
+                steps=decoder_steps,
+                batch_size=min(batch_size, 32),
+                lr=7e-4,
+                seed=derive(seed, 6),
+                **DECODER,
+            )
+            fit(
+                decoder,
+                desc="decoder",
+                checkpoint=at("decoder"),
+                settings={"latents": latents.key},
+                extend=False,
+                bar=bar,
+                **engine,
+            )
+            tok.requires_grad_(False).eval()
+            curves["decoder_validation"] = [list(v) for v in decoder.validation]
+    finally:
+        bar.close()
     curves |= {"denoiser": _thin(plan.losses), "validation": [list(v) for v in plan.validation]}
     with torch.inference_mode():
         shown = nn.decode(tok, held_latents[:256]).clamp(-1, 1)
@@ -220,20 +356,87 @@ def pretrain(
             "licence": "not said",
             "n_patches": len(train),
             "n_held_out": len(held),
+            "held_out": tissue.held_is,
             "steps": int(plan.step),
             "tokenizer_steps": int(tok_steps),
+            "decoder_steps": int(decoder_steps),
             "batch_size": int(batch_size),
+            "schedule": schedule,
+            "ema": float(ema),
             "seed": int(seed),
-            "minutes": round((time.monotonic() - begun) / 60, 2),
+            "minutes": round((spent + time.monotonic() - begun) / 60, 2),
             "psnr_held_out_db": round(float((-10 * error.clamp_min(1e-8).log10()).mean()), 2),
             "curves": curves,
             **(card or {}),
         },
     )
-    logger.info("Pretrained in %.1f min; tokenizer %.1f dB.", central.card["minutes"], central.card["psnr_held_out_db"])
-    if out is not None:
-        central.save_pretrained(Path(out) / "model", overwrite=True)
+    if rank_zero_only.rank in (None, 0):
+        logger.info(
+            "Pretrained in %.1f min; tokenizer %.1f dB.", central.card["minutes"], central.card["psnr_held_out_db"]
+        )
+        if out is not None:
+            central.save_pretrained(Path(out) / "model", overwrite=True)
     return remember(central)
+
+
+def _checkpoints(resume: str | Path | None, out: str | Path | None) -> Path | None:
+    if resume is None:
+        return None if out is None else Path(out) / "checkpoints"
+    resume = Path(resume)
+    if not resume.is_dir():
+        raise FileNotFoundError(
+            f"resume={str(resume)!r} is no directory; out= alone goes on from what it finds there, or begins anew."
+        )
+    return resume / "checkpoints" if (resume / "checkpoints").is_dir() else resume
+
+
+def _filled(asked: dict[str, Any] | None, kinds: dict[str, dict[str, Any]], default: str, plain: str) -> dict[str, Any]:
+    """Fill up the settings of a network: of kind `default` where nothing is asked for, else of `plain` or what is said."""
+    kind = default if asked is None else asked.get("kind", plain)
+    return {"kind": kind, **kinds.get(kind, {}), **(asked or {})}
+
+
+def _config(name: str, module: torch.nn.Module) -> dict[str, Any]:
+    config = {
+        k: v for k, v in module.config.items() if not k.startswith("_") and k not in ("latents_mean", "latents_std")
+    }
+    return {f"{name}.{k}": v for k, v in config.items()}
+
+
+def _digest(module: torch.nn.Module) -> str:
+    """Hash the weights of a tokenizer and the scale of its latents."""
+    config = module.config
+    scale = [config.get(k) for k in ("latents_mean", "latents_std", "scaling_factor", "shift_factor")]
+    digest = hashlib.sha256(json.dumps(scale, default=str).encode())
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _set_scale(
+    tok: torch.nn.Module, pixels: Pool, weights: str, folder: Path | None, seed: int, *, first: bool
+) -> None:
+    """Scale latents to unit variance, as measured on 2,000 patches; a resumed run takes the numbers it finds."""
+    import torch
+
+    from c2lst import nn
+
+    file = None if folder is None else folder / "scale.json"
+    if file is not None and file.is_file():
+        found = json.loads(file.read_text())
+        if found["tokenizer"] == weights:
+            tok.register_to_config(latents_mean=found["latents_mean"], latents_std=found["latents_std"])
+            return
+    few = generator(seed, 3).permutation(len(pixels))[:2000]
+    with torch.inference_mode():
+        raw = [nn.raw_latents(tok, nn.to_tensor(pixels.take(few[i : i + 128]))) for i in range(0, len(few), 128)]
+        nn.set_latent_scale(tok, torch.cat(raw))
+    if file is not None and first:
+        part = file.with_suffix(f".{os.getpid()}.part")
+        said = {"tokenizer": weights, "latents_mean": tok.config.latents_mean, "latents_std": tok.config.latents_std}
+        part.write_text(json.dumps(said))
+        os.replace(part, file)
 
 
 def _thin(values: list[float], keep: int = 200) -> list[float]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset
+
+from c2lst import nn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,23 +21,34 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """Several arrays of one length, addressed as one: `(n_i, H, W, 3)` in memory or lazily in a store."""
+    """Several arrays addressed as one: `(n_i, H, W, 3)` in memory or lazily in a store; `rows` are all, or a choice."""
 
-    def __init__(self, parts: Sequence[Any]):
+    def __init__(self, parts: Sequence[Any], rows: NDArray[np.int64] | None = None):
         self.parts = list(parts)
         self.starts = np.cumsum([0, *(len(p) for p in self.parts)])
+        self.rows = None if rows is None else np.asarray(rows, dtype=np.int64)
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return int(self.starts[-1]) if self.rows is None else len(self.rows)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the whole."""
         return (len(self), *self.parts[0].shape[1:])
 
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes once read."""
+        return int(np.prod(self.shape)) * self.parts[0].dtype.itemsize
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether every part is an array in memory."""
+        return all(type(p) is np.ndarray for p in self.parts)
+
     def take(self, rows: NDArray[np.int64]) -> NDArray:
         """Return `rows` in the order asked for; each part is read once."""
-        rows = np.asarray(rows)
+        rows = np.asarray(rows) if self.rows is None else self.rows[rows]
         out = np.empty((len(rows), *self.parts[0].shape[1:]), dtype=self.parts[0].dtype)
         which = np.searchsorted(self.starts, rows, side="right") - 1
         for i in np.unique(which):
@@ -42,6 +58,96 @@ class Pool:
             got = part.oindex[local] if hasattr(part, "oindex") else part[local]
             out[at] = np.asarray(got)[back]
         return out
+
+    def fingerprint(self, n: int = 256) -> str:
+        """Tell these patches from others: a hash of their number, their shape and `n` of them."""
+        digest = hashlib.sha256(repr(self.shape).encode())
+        some = np.unique(np.linspace(0, len(self) - 1, min(n, len(self))).round().astype(np.int64))
+        digest.update(self.take(some).tobytes())
+        return digest.hexdigest()[:16]
+
+
+class Latents:
+    """Latents of a pool in its eight turns and flips, float16: `(8 n, C, h, w)`, encoded once.
+
+    They are held in memory, or, with a `folder`, in a file there that processes share and a resumed run finds again.
+    Row `8 i + k` is turn `k` of patch `i`. The file is named after what it was made of, written beside and renamed.
+    """
+
+    TURNS = tuple((k, flip) for k in range(4) for flip in (False, True))
+
+    def __init__(
+        self, tokenizer: torch.nn.Module, pool: Pool, key: str, *, folder: Path | None = None, batch_size: int = 128
+    ):
+        self.tokenizer, self.pool, self.key = tokenizer, pool, key
+        self.folder, self.batch_size = folder, batch_size
+        self.array: NDArray[np.float16] | None = None
+        with torch.no_grad():
+            one = nn.encode(tokenizer, nn.to_tensor(pool.take(np.arange(1))))
+        self.shape = (8 * len(pool), *one.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy in another process opens the file for itself
+        return {**self.__dict__, "array": None if self.folder is not None else self.array}
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return rows as float32."""
+        if self.array is None:
+            self.open()
+        return torch.from_numpy(np.asarray(self.array[np.asarray(rows)], dtype=np.float32))
+
+    @property
+    def path(self) -> Path | None:
+        """Where the file is, or will be."""
+        return None if self.folder is None else Path(self.folder) / f"latents-{self.key}.npy"
+
+    @property
+    def n_batches(self) -> int:
+        """How many steps :meth:`encode` takes."""
+        return -(-len(self.pool) // self.batch_size)
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is left to encode."""
+        return self.array is not None or (self.path is not None and self.path.is_file())
+
+    def open(self) -> None:
+        """Look at the file; its pages are shared by the processes of a machine."""
+        self.array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        if self.array.shape != self.shape:
+            raise ValueError(f"{self.path} holds {self.array.shape}, not {self.shape}; remove it.")
+
+    @torch.no_grad()
+    def encode(self, device: torch.device | str = "cpu") -> Iterator[int]:
+        """Encode the pool, in float32 on `device`; yields the number of batches done, one by one."""
+        if self.path is None:
+            part, array = None, np.empty(self.shape, dtype=np.float16)
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part = self.path.with_suffix(".part")
+            array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=self.shape)
+        self.tokenizer.to(device)
+        try:
+            for done, start in enumerate(range(0, len(self.pool), self.batch_size)):
+                stop = min(start + self.batch_size, len(self.pool))
+                x = nn.to_tensor(self.pool.take(np.arange(start, stop))).to(device)
+                turned = []
+                for k, flip in self.TURNS:
+                    y = torch.rot90(x, k, (2, 3))
+                    turned.append(nn.encode(self.tokenizer, (y.flip(3) if flip else y).contiguous()).float())
+                array[8 * start : 8 * stop] = torch.stack(turned, dim=1).flatten(0, 1).cpu().numpy()
+                yield done + 1
+        finally:
+            self.tokenizer.to("cpu")
+        if part is None:
+            self.array = array
+        else:
+            array.flush()
+            del array
+            os.replace(part, self.path)
 
 
 class Ticks(IterableDataset):

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from c2lst._checks import check_choice
 from c2lst._random import derive
-from c2lst.nn import Objective, attached, to_tensor
+from c2lst.nn import Objective, PatchCritic, attached, decode, encode, raw_latents, to_tensor
 
 from ._data import augment_batch
 
@@ -28,20 +29,37 @@ if TYPE_CHECKING:
 
     from c2lst.nn import GeneEncoder, Modulation
 
-    from ._data import Pool
+    from ._data import Latents, Pool
+
+
+SCHEDULES = ("cosine", "trapezoid")
+MANY = 2**20  # rows
 
 
 class Plan(lp.LightningModule):
-    """Base: AdamW, warm-up and cosine decay over `steps`, gradients clipped by the trainer.
+    """Base: AdamW, a schedule over `steps`, gradients clipped by the trainer.
 
-    `losses` keeps one value a step; `validation` pairs `(step, value)`.
+    `losses` keeps one value a step, of the first process where there are several; `validation` pairs `(step, value)`.
+    `batch_size` is that of one process: each draws its own.
     """
 
-    def __init__(self, *, steps: int, batch_size: int, lr: float, seed: int, weight_decay: float = 0.01):
+    def __init__(
+        self,
+        *,
+        steps: int,
+        batch_size: int,
+        lr: float,
+        seed: int,
+        weight_decay: float = 0.01,
+        schedule: str = "cosine",
+    ):
         super().__init__()
+        check_choice("schedule", schedule, SCHEDULES)
         self.steps, self.batch_size, self.lr = int(steps), int(batch_size), float(lr)
-        self.seed, self.weight_decay = int(seed), float(weight_decay)
+        self.seed, self.weight_decay, self.schedule = int(seed), float(weight_decay), schedule
+        self.warmup = max(1, min(200, self.steps // 20))
         self.step = 0  # survives a resume, unlike the trainer's own count
+        self.seconds = 0.0  # in training, all sittings together
         self.losses: list[float] = []
         self.validation: list[tuple[int, float]] = []
 
@@ -60,16 +78,37 @@ class Plan(lp.LightningModule):
     def rows(self, n: int, generator: torch.Generator, size: int | None = None) -> NDArray[np.int64]:
         """Draw the rows of a batch, without repeats as far as `n` reaches."""
         size = self.batch_size if size is None else size
+        if n > MANY and size < n // 100:
+            # the order of all rows is not drawn for the sake of a few
+            rows = np.empty(0, dtype=np.int64)
+            while len(rows) < size:
+                rows = np.concatenate([rows, torch.randint(n, (size,), generator=generator).numpy()])
+                rows = rows[np.sort(np.unique(rows, return_index=True)[1])]
+            return rows[:size]
         parts = [torch.randperm(n, generator=generator) for _ in range(-(-size // n))]
         return torch.cat(parts)[:size].numpy()
 
+    @property
+    def decay_from(self) -> int:
+        """Step from which the rate of a trapezoid falls: the last fifth."""
+        return self.steps - max(1, self.steps // 5)
+
     def rate(self) -> float:
-        """Learning rate of this step: 5 % warm-up, then a cosine to a tenth."""
-        warm = max(1, min(200, self.steps // 20))
-        if self.step < warm:
-            return self.lr * (self.step + 1) / warm
-        x = (self.step - warm) / max(1, self.steps - warm)
+        """Learning rate of this step: 5 % warm-up (200 steps at most), then a cosine to a tenth, or a trapezoid.
+
+        The trapezoid (Zhai et al. 2022; Hu et al. 2024) stays flat and falls on a line to nothing over the last fifth.
+        """
+        if self.step < self.warmup:
+            return self.lr * (self.step + 1) / self.warmup
+        if self.schedule == "trapezoid":
+            return self.lr * min(1.0, max(0, self.steps - self.step) / (self.steps - self.decay_from))
+        x = (self.step - self.warmup) / max(1, self.steps - self.warmup)
         return self.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, x))))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a checkpoint must agree with to be gone on with."""
+        names = ("steps", "batch_size", "lr", "seed", "weight_decay", "schedule")
+        return {"plan": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step: set the rate, take the loss."""
@@ -94,11 +133,25 @@ class Plan(lp.LightningModule):
         """What follows a step (nothing by default)."""
 
 
+def optical(x: Tensor) -> Tensor:
+    """Turn images in -1..1 into optical density (natural log), as stains add up in it (Beer and Lambert)."""
+    return -torch.log(x.add(1).div(2).clamp(1 / 255, 1))
+
+
 class TokenizerPlan(Plan):
-    """Autoencoder: L1 and its gradient, a light KL, noise on the latents that a diffusion model must survive.
+    """Autoencoder: pixels, their gradients and their coarse view; a light KL, and noise on the latents.
+
+    The noise is a share of the latents' own standard deviation: what a diffusion model gets a little wrong must still
+    decode. `coarse` asks the decoder, given latents of half the resolution, for the patch at half the resolution
+    (Skorokhodov et al. 2025): latents then hold coarse structure in their coarse view, which is easier to model.
 
     It is convolutional, so that most steps are taken on crops of half the side, at a quarter of the cost; the last
     fifth sees whole patches.
+
+    With `decoder_only` the latents stay as they are, and a denoiser that draws them with them: the decoder alone learns
+    on. `density` weighs the error in optical density, where a nucleus that is a little pale counts. `adversarial` is the
+    say of a critic that learns to tell restored patches from real ones, relative to that of the errors, both measured by
+    their gradients at the restored pixels (Esser et al. 2021): errors alone make a patch smooth.
     """
 
     def __init__(
@@ -107,12 +160,30 @@ class TokenizerPlan(Plan):
         patches: Pool,
         *,
         kl: float = 1e-4,
-        noise: float = 0.1,
+        noise: float = 0.2,
+        coarse: float = 0.0,
         cropped: float = 0.8,
+        density: float = 0.0,
+        adversarial: float = 0.0,
+        decoder_only: bool = False,
+        held_out: NDArray[np.uint8] | None = None,
+        check_every: int = 200,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self.density, self.adversarial, self.decoder_only = density, adversarial, decoder_only
+        if adversarial:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(self.seed, 113))
+                self.critic = PatchCritic()
         self.tokenizer, self.patches, self.kl, self.noise, self.cropped = tokenizer, patches, kl, noise, cropped
+        self.coarse, self.held_out, self.check_every = coarse, held_out, check_every
+
+    def trained(self) -> list[nn.Parameter]:
+        """All parameters, or those behind the latents."""
+        before = ("encoder.", "quant_conv.") if self.decoder_only else ()
+        found = [p for name, p in self.tokenizer.named_parameters() if not name.startswith(before)]
+        return found + (list(self.critic.parameters()) if self.adversarial else [])
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Reconstruction and regularisation."""
@@ -123,14 +194,63 @@ class TokenizerPlan(Plan):
             patches = patches[:, y : y + side // 2, x : x + side // 2]
         x = to_tensor(patches)
         x = augment_batch(x, generator, stain=0.05).to(self.device)
-        posterior = self.tokenizer.encode(x).latent_dist
-        z = posterior.mean + self.noise * torch.randn(posterior.mean.shape, generator=generator).to(x.device)
+        with torch.set_grad_enabled(not self.decoder_only):
+            clean = raw_latents(self.tokenizer, x)
+        z = clean + self.noise * clean.detach().float().std() * torch.randn(clean.shape, generator=generator).to(
+            x.device
+        )
         y = self.tokenizer.decode(z).sample.float()
-        pixel = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x)
         edges = sum(F.l1_loss(y.diff(dim=d), x.diff(dim=d)) for d in (2, 3))
         small = F.l1_loss(F.avg_pool2d(y, 4), F.avg_pool2d(x, 4))
+        loss = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x) + edges + small
+        if self.density:
+            loss = loss + self.density * F.l1_loss(F.avg_pool2d(optical(y), 2), F.avg_pool2d(optical(x), 2))
+        if self.adversarial:
+            loss = loss + self.criticised(loss, y, x)
+        if self.coarse:
+            y, x = self.tokenizer.decode(F.avg_pool2d(z, 2)).sample.float(), F.avg_pool2d(x, 2)
+            loss = loss + self.coarse * (F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x))
         # unit-variance Gaussian with a fixed noise: KL is the squared mean up to a constant
-        return pixel + edges + small + self.kl * posterior.mean.float().square().mean()
+        return loss + self.kl * clean.float().square().mean()
+
+    def criticised(self, errors: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        """Return what the critic says of restored patches `y`, and what it learns from them and from real ones.
+
+        One backward pass serves both: the critic that judges is held fixed, the patches that it learns from too.
+        """
+        told = F.relu(1 - self.critic(x).float()).mean() + F.relu(1 + self.critic(y.detach()).float()).mean()
+        ramp = min(1.0, self.step / max(1, self.steps // 5))
+        if not ramp:
+            return told
+        fixed = {name: p.detach() for name, p in self.critic.named_parameters()}
+        fooled = -torch.func.functional_call(self.critic, fixed, y).float().mean()
+        ours, its = (torch.autograd.grad(v, y, retain_graph=True)[0].norm() for v in (errors, fooled))
+        return told + ramp * self.adversarial * (ours / its.clamp_min(1e-8)) * fooled
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a checkpoint must agree with."""
+        more = tuple(n for n in ("density", "adversarial", "decoder_only") if getattr(self, n))
+        names = ("kl", "noise", "coarse", "cropped", *more)
+        return {**super().settings(), **{name: getattr(self, name) for name in names}}
+
+    def after_step(self) -> None:
+        """Look at the held-out patches now and then."""
+        if self.held_out is not None and (self.step % self.check_every == 0 or self.step == self.steps):
+            self.validation.append((self.step, self.validate()))
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Return the PSNR (dB, mean over patches) of held-out patches."""
+        was = self.training
+        self.eval()
+        total = 0.0
+        for start in range(0, len(self.held_out), 64):
+            x = to_tensor(self.held_out[start : start + 64]).to(self.device)
+            y = decode(self.tokenizer, encode(self.tokenizer, x)).float().clamp(-1, 1)
+            error = (y - x).div(2).square().mean(dim=(1, 2, 3))
+            total += float((-10 * error.clamp_min(1e-8).log10()).sum())
+        self.train(was)
+        return total / len(self.held_out)
 
 
 class DenoiserPlan(Plan):
@@ -140,7 +260,7 @@ class DenoiserPlan(Plan):
         self,
         denoiser: nn.Module,
         scheduler: SchedulerMixin,
-        latents: Tensor,
+        latents: Tensor | Latents,
         *,
         held_out: Tensor | None = None,
         ema: float = 0.999,
@@ -156,6 +276,10 @@ class DenoiserPlan(Plan):
     def trained(self) -> list[nn.Parameter]:
         """Parameters of the denoiser, not of its average."""
         return list(self.denoiser.parameters())
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a checkpoint must agree with."""
+        return {**super().settings(), "ema": self.decay}
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Denoising error."""
