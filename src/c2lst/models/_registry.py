@@ -67,7 +67,7 @@ _PIXCELL = {
 
 _REGISTRY: dict[str, _Entry] = {
     "toy": _Entry(_shipped("toy"), "simulated H&E of c2lst.datasets.toy_tissue", "BSD-3-Clause", True, False),
-    "starter": _Entry(_shipped("starter"), "H&E", "BSD-3-Clause", True, False),
+    "starter": _Entry(_shipped("starter"), "H&E: breast, a little skin and ovary", "CC-BY-4.0", True, False),
     "PixCell-256": _Entry(
         f"{HUB}StonyBrook-CVLab/PixCell-256", "H&E, pan-cancer, 20x", patch_px=256, size_mb=2430.0, **_PIXCELL
     ),

@@ -29,7 +29,7 @@ DENOISERS = {
     "unet": {"channels": (64, 128, 192), "layers": 1},
     "dit": {"width": 256, "depth": 6, "heads": 4},
 }
-DECODER = {"decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 1.0, "kl": 0.0}
+DECODER = {"decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 1.0, "cropped": 1.0, "kl": 0.0}
 OBJECTIVE = ("kl", "noise", "coarse", "cropped", "schedule")  # settings of a tokenizer's training, not of its network
 
 
@@ -304,6 +304,7 @@ def pretrain(
         left = None
         if max_minutes is not None:
             left = max(0.1, max_minutes - (spent + time.monotonic() - begun) / 60)
+        spent += 0.0 if note is None else float(note["seconds"])
         fit(
             plan,
             desc="denoiser",

@@ -116,7 +116,7 @@ class Latents:
 
     def open(self) -> None:
         """Look at the file; its pages are shared by the processes of a machine."""
-        self.array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        self.array = np.lib.format.open_memmap(self.path, mode="r")  # never objects
         if self.array.shape != self.shape:
             raise ValueError(f"{self.path} holds {self.array.shape}, not {self.shape}; remove it.")
 

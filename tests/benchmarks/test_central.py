@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parents[2] / "benchmarks" / "central"
+
+
+@pytest.fixture
+def evaluate(monkeypatch):
+    if not HERE.is_dir():
+        pytest.skip("the benchmarks are not part of an installed package")
+    monkeypatch.syspath_prepend(str(HERE))
+    import evaluate as module
+
+    return module
+
+
+def patches(n, seed):
+    """Random blobs: no two alike, no symmetry."""
+    from scipy.ndimage import gaussian_filter
+
+    raw = np.random.default_rng(seed).normal(size=(n, 32, 32, 3))
+    smooth = np.stack([gaussian_filter(p, (2, 2, 0)) for p in raw])
+    return np.clip(170 + 150 * smooth, 0, 255).astype(np.uint8)
+
+
+def test_judge(evaluate):
+    assert evaluate.judge("kid", 0.2, 0.1) == (0.2, "yes")
+    assert evaluate.judge("kid", 0.21, 0.1)[1] == "no"
+    assert evaluate.judge("coverage", 0.79, 1.0) == (0.8, "no")
+    assert evaluate.judge("reconstructed_nuclei", 0.96, 1.0)[1] == "yes"
+    assert evaluate.judge("reconstructed_nuclei", 1.06, 1.0)[1] == "no"
+    assert evaluate.judge("c2st", 1.0, 0.9)[1] == "no test"  # a limit of 1.05 cannot be missed
+    assert evaluate.judge("frechet", 3.0, 1.0)[1] == ""
+
+
+def test_audit_finds_copies_and_forgives_blur(evaluate):
+    pool, fresh = patches(60, 0), patches(20, 1)
+    near = evaluate.nearest([evaluate.pattern(t) for t in evaluate.turns(fresh)], evaluate.pattern(pool))
+    copied = np.ascontiguousarray(np.rot90(pool[[7, 3]], 1, (1, 2))[:, :, ::-1])
+    found = evaluate.nearest([evaluate.pattern(t) for t in evaluate.turns(copied)], evaluate.pattern(pool))
+    assert found.index.tolist() == [7, 3] and found.distance.max() < 1e-3
+    # a tenth of the contrast brings nothing nearer: in plain pixels it would
+    pale = (fresh.mean(axis=(1, 2), keepdims=True) * 0.9 + fresh * 0.1).astype(np.uint8)
+    faded = evaluate.nearest([evaluate.pattern(t) for t in evaluate.turns(pale)], evaluate.pattern(pool))
+    assert np.median(faded.distance / near.distance) > 0.95
+    assert evaluate.copies(copied, pool) == 2
+    assert evaluate.copies(fresh, pool) == 0
+
+
+def test_psnr_and_ratio(evaluate):
+    real = np.full((4, 8, 8, 3), 100, dtype=np.uint8)
+    assert evaluate.psnr(real + 10, real)[0] == pytest.approx(20 * np.log10(255 / 10))
+    assert evaluate.ratio(np.full(5, 2.0), np.full(5, 4.0), 0) == (0.5, 0.0)
