@@ -30,7 +30,15 @@ def provenance() -> dict[str, str]:
         return done.stdout.strip()
 
     # code alone: results of an earlier run do not make it another one
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/src", ":/benchmarks/central/*.py")
+    changed = git(
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ":/src",
+        ":/benchmarks/central/*.py",
+        ":/benchmarks/augmentation/*.py",
+    )
     return {
         "commit": (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("+changes" if changed else ""),
         "versions": ", ".join([f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]),

@@ -23,9 +23,13 @@ class Key:
         ORIGIN = "c2lst_origin"
         PARENT = "c2lst_parent"
         SEED = "c2lst_seed"
+        AGREEMENT = "c2lst_agreement"
+        RANK = "c2lst_rank"
+        KEPT = "c2lst_kept"
 
     class var:
         GENES = "c2lst_genes"
+        MEAN = "c2lst_mean"
         PCC = "c2lst_pcc"
         MORAN = "c2lst_moran"
 

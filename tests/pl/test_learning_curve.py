@@ -51,3 +51,32 @@ def test_missing_columns_and_values_are_named(runs):
         c2l.pl.learning_curve(runs, metric="mse")
     with pytest.raises(ValueError, match="no run with a value of 'pcc'"):
         c2l.pl.learning_curve(runs.assign(pcc=np.nan))
+
+
+def test_bars_are_over_blocks_where_they_are_known(runs):
+    from c2lst.metrics._blocks import measured_sums, run_key, run_sums
+
+    rng = np.random.default_rng(0)
+    y, block = rng.normal(size=(60, 4)), np.repeat(np.arange(6), 10)
+    runs = runs[(runs["section"] == "C5") & (runs["predictor"] == "ridge")].copy()
+    stored, pcc = {}, []
+    for row in runs.itertuples(index=False):
+        x = y + rng.normal(size=y.shape)
+        pcc.append(np.nanmean(c2l.metrics.pearson(x, y)))
+        stored[run_key(row[:6])] = run_sums(x, y, block)
+    runs["pcc"] = pcc
+    assert "seeds" == legend(c2l.pl.learning_curve(runs))
+    alone = bars(c2l.pl.learning_curve(runs))
+    runs.attrs["blocks"] = {"sections": {"C5": measured_sums(y, block)}, "runs": stored}
+    assert "seeds x blocks" == legend(c2l.pl.learning_curve(runs))
+    assert (bars(c2l.pl.learning_curve(runs)) > alone).mean() > 0.9
+    np.testing.assert_array_equal(bars(c2l.pl.learning_curve(runs, blocks=[])), alone)
+    assert "seeds" == legend(c2l.pl.learning_curve(runs.assign(mse=0.1), metric="mse"))
+
+
+def legend(axes):
+    return axes[0, -1].get_legend().get_title().get_text().removeprefix("bars: 95 %, over ")
+
+
+def bars(axes):
+    return np.array([np.ptp(s[:, 1]) for c in axes[0, 0].containers for s in c.lines[2][0].get_segments()])

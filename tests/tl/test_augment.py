@@ -146,3 +146,17 @@ def test_bad_input(table, local):
     table.obs["none"] = False
     with pytest.raises(ValueError, match="selects no spot"):
         c2l.tl.augment(table, local, subset="none")
+
+
+def test_noise_on_the_condition(table, local):
+    how = {"n_obs": 40, "strategy": "resample", "sampler_steps": 1, "progress": False}
+    plain, noisy = (c2l.tl.augment(table, local, condition_noise=n, **how) for n in (0.0, 0.5))
+    moved = noisy.X - plain.X
+    sd = expression(table, local.genes).std(0)
+    inside = plain.X > 2 * sd  # where no value was cut at 0
+    assert 0.4 < (moved / sd)[inside].std() < 0.6 and (noisy.X >= 0).all()
+    assert noisy.uns["c2lst"]["params"]["augment"]["condition_noise"] == 0.5
+    fewer = c2l.tl.augment(table, local, condition_noise=0.5, **how | {"n_obs": 5})
+    np.testing.assert_array_equal(fewer.X, noisy.X[:5])
+    with pytest.raises(ValueError, match="condition_noise= is for"):
+        c2l.tl.augment(table, local, strategy="scvi", condition_noise=0.5)

@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 
 import c2lst as c2l
+from c2lst.metrics._blocks import RUN, mean_pcc, run_key
 from c2lst.tl import _learning_curve as module
+from c2lst.tl._arms import GENERATED
 
 FAST = {"predictors": ("ridge",), "encoder": "rgb", "n_top": 9, "progress": False}
 COLUMNS = [
     "section", "fraction", "arm", "predictor", "encoder", "seed", "n_spots", "n_synthetic", "pcc", "mse", "moran_corr",
     "moran_bias", "seconds",
 ]  # fmt: skip
+
+
+NUMBERS = [c for c in COLUMNS if c != "seconds"]
 
 
 @pytest.fixture
@@ -135,8 +140,7 @@ def test_goes_on_where_it_stopped(sections, runs, tmp_path):
     victim.unlink()
     third = c2l.tl.learning_curve(train, test, **settings)
     assert runs["runs"][6:] == [(0.5, 1, "classical", "ridge")]
-    numbers = [c for c in COLUMNS if c != "seconds"]
-    assert third[numbers].equals(first[numbers])
+    assert third[NUMBERS].equals(first[NUMBERS])
     more = c2l.tl.learning_curve(train, test, **settings | {"seeds": [0, 1, 2]})
     assert len(runs["runs"]) == 10 and len(more) == 9
     with pytest.raises(ValueError, match="other settings.*'n_top'.*another out="):
@@ -174,6 +178,89 @@ def test_bad_input(sections, runs, snapshot, changed):
     del bare.obsm["patches"]
     with pytest.raises(KeyError, match="extract_patches"):
         c2l.tl.learning_curve(bare, test, **FAST)
+    assert not runs["draws"]
+
+
+def test_sums_over_blocks_give_the_scores(sections):
+    train, test = sections
+    settings = {"fractions": (0.25, 1.0), "arms": ("real", "classical"), "seeds": [0, 1], **FAST}
+    df = c2l.tl.learning_curve(train, test, n_blocks=6, **settings)
+    assert list(df.columns) == COLUMNS and len(df) == 6
+    stored = json.loads(json.dumps(df.attrs))["blocks"]  # plain data
+    assert stored["sections"]["t"]["n"] == [6] * 6 and len(stored["runs"]) == 6
+    closed = c2l.metrics.gap_closed(df)
+    assert set(closed.interval) == {"seeds x blocks"} and set(closed.n_blocks) == {6}
+    assert set(c2l.metrics.paired_difference(df, arm="classical").interval) == {"seeds x blocks"}
+    # one block: the score as it is
+    single = c2l.tl.learning_curve(train, test, n_blocks=1, **settings)
+    assert single[NUMBERS].equals(df[NUMBERS])
+    whole = single.attrs["blocks"]
+    keys = [run_key(row) for row in single[list(RUN)].itertuples(index=False)]
+    scores = [mean_pcc(whole["sections"]["t"], whole["runs"][k], np.ones((1, 1)))[0] for k in keys]
+    np.testing.assert_allclose(scores, single.pcc, atol=1e-9)
+
+
+def test_gate(toy, two, runs, tmp_path):
+    for t in two:
+        t.uns["c2lst_section"] = "train" + t.uns["c2lst_section"]
+    settings = {
+        "central": "toy", "arms": ("real", "classical", *GENERATED), "fractions": (0.5,), "seeds": [0], "n_synthetic": 6,
+        "n_condition": 12, "n_top": 15, "predictors": ("ridge",), "encoder": "rgb", "progress": False,
+        "adapt_kwargs": {"steps": 2, "pool": None}, "augment_kwargs": {"sampler_steps": 2},
+        "gate_kwargs": {"keep": 0.5}, "out": tmp_path / "runs",
+    }  # fmt: skip
+    df = c2l.tl.learning_curve(two, toy["table"], **settings)
+    assert set(df[df.arm != "real"].n_synthetic) == {6}  # as many as every arm has, whatever the gate drops
+    said = {g["arm"]: g for g in df.attrs["gate"]}
+    assert set(said) == set(GENERATED)
+    for g in said.values():
+        assert (g["n"], g["n_kept"], g["share_dropped"]) == (12, 6, 0.5) and g["agreement_kept"] >= g["agreement"]
+    (draw,) = runs["draws"]
+    assert draw.judge.card["n_spots"] == 20 and draw.judge.card["sections"] == draw.local.card["sections"]
+    # controls are paired wrongly first and gated after: the same patches were drawn, others pass
+    drawn, mixed = draw.drawn, draw.extras["shuffled"]
+    assert len(drawn.patches) == 12
+    pixels = [p.tobytes() for p in drawn.patches]
+    rows = [pixels.index(p.tobytes()) for p in mixed.patches]
+    assert not np.array_equal(mixed.profiles, drawn.profiles[rows])
+    centred = [x - draw.centre for x in (mixed.judged, mixed.profiles)]
+    own = [np.corrcoef(a, b)[0, 1] for a, b in zip(*centred, strict=True)]
+    assert np.mean(own) == pytest.approx(said["shuffled"]["agreement_kept"], abs=1e-6)
+    again = c2l.tl.learning_curve(two, toy["table"], **settings)
+    assert again.equals(df) and again.attrs == df.attrs and len(runs["draws"]) == 1
+    # arms without a generator need no central model, and go into the same directory, before or after
+    more = c2l.tl.learning_curve(two, toy["table"], **settings | {"arms": ("real", "mixup")})
+    assert set(more.arm) == {"real", "mixup"} and len(runs["runs"]) == len(df) + 1
+    with pytest.raises(ValueError, match="other settings.*'gate'"):
+        c2l.tl.learning_curve(two, toy["table"], **settings | {"gate_kwargs": None})
+
+
+def test_stops_in_time_and_goes_on(sections, runs, tmp_path, monkeypatch):
+    train, test = sections
+    settings = {"fractions": (0.5, 1.0), "arms": ("real", "classical"), "seeds": [0, 1], "out": tmp_path, **FAST}
+    none = c2l.tl.learning_curve(train, test, minutes=0, **settings)
+    assert none.empty and list(none.columns) == COLUMNS and not runs["draws"]
+    clock = iter(range(100))
+    monkeypatch.setattr(module, "_over", lambda began, minutes: minutes is not None and next(clock) > 2)
+    part = c2l.tl.learning_curve(train, test, minutes=1, **settings)
+    assert len(part) == len(runs["runs"]) == 2
+    whole = c2l.tl.learning_curve(train, test, **settings)
+    assert len(whole) == len(runs["runs"]) == 6 and len(set(runs["runs"])) == 6
+    assert part.attrs["blocks"]["runs"].items() <= whole.attrs["blocks"]["runs"].items()
+    with pytest.raises(ValueError, match="needs out="):
+        c2l.tl.learning_curve(train, test, minutes=1, **FAST)
+
+
+def test_gate_is_checked_before_anything_is_trained(sections, runs):
+    train, test = sections
+    for gate, match in (
+        ({"threshold": 0.1}, "not \\['threshold'\\].*equally many samples"),
+        ({"kind": "ridge"}, "'keep' \\(needed\\)"),
+        ({"keep": 2}, "at most 1"),
+        ({"keep": 0.5, "kind": "forest"}, "forest"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            c2l.tl.learning_curve(train, test, gate_kwargs=gate, **FAST)
     assert not runs["draws"]
 
 

@@ -15,6 +15,7 @@ from ._moran_agreement import moran_agreement
 from ._mse import mse
 from ._nearest_audit import nearest_audit
 from ._nuclei import nuclei
+from ._paired_difference import paired_difference
 from ._pearson import pearson
 from ._rgb_stats import rgb_stats
 from ._round_trip_share import round_trip_share
@@ -34,6 +35,7 @@ __all__ = [
     "mse",
     "nearest_audit",
     "nuclei",
+    "paired_difference",
     "pearson",
     "rgb_stats",
     "round_trip_share",

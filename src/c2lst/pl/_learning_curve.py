@@ -1,15 +1,18 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from c2lst._checks import listing
 from c2lst._random import generator
+from c2lst.metrics._blocks import INTERVAL, Blocks
 
 from ._figure import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, many_axes, tidy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
@@ -36,13 +39,18 @@ NEEDS = ("section", "fraction", "arm", "predictor", "seed")
 
 
 def learning_curve(
-    df: pd.DataFrame, *, metric: str = "pcc", fig: Figure | SubFigure | None = None
+    df: pd.DataFrame,
+    *,
+    metric: str = "pcc",
+    blocks: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
+    fig: Figure | SubFigure | None = None,
 ) -> NDArray[np.object_]:
     """Draw accuracy against the fraction of sequenced spots, one line an arm.
 
-    Points are means over seeds, bars the 95 % bootstrap interval of that mean over seeds (2,000 resamples; none for a
-    single seed). It tells how far the draw and the initialisation move the mean; what an arm gains is read from paired
-    differences, see :func:`c2lst.metrics.gap_closed`. The dotted line is `real` with all spots.
+    Points are means over seeds, bars the 95 % bootstrap interval of that mean (2,000 resamples): over seeds and spatial
+    blocks of the section where they are known and the metric is `"pcc"`, else over seeds alone. The title of the legend
+    says which. Blocks move all arms together, so bars that overlap do not say that an arm gains nothing: that is read from
+    paired differences, see :func:`c2lst.metrics.paired_difference`. The dotted line is `real` with all spots.
 
     Parameters
     ----------
@@ -50,6 +58,8 @@ def learning_curve(
         What :func:`c2lst.tl.learning_curve` returned.
     metric
         Column to draw.
+    blocks
+        As in :func:`c2lst.metrics.gap_closed`.
     fig
         Figure to draw in; `None` makes one.
 
@@ -81,6 +91,10 @@ def learning_curve(
             f"df has no column {listing(missing)}; it has {listing(df.columns)}. "
             "Pass what `c2lst.tl.learning_curve(train, test)` returned."
         )
+    stored = df.attrs.get("blocks") if blocks is None else blocks
+    resampling = Blocks(stored if metric == "pcc" else None, n_boot=2000, seed=0)
+    df = df.copy(deep=False)
+    df.attrs = {}  # pandas copies them with every slice
     df = df[np.isfinite(df[metric].to_numpy(dtype=float))]
     if df.empty:
         raise ValueError(f"df has no run with a value of {metric!r}.")
@@ -92,22 +106,31 @@ def learning_curve(
     axes = many_axes(fig, len(sections), len(recipes), size, sharex=True, sharey="row")
     known = list(df["arm"].astype(str).unique())
     arms = [a for a in ARMS if a in known] + sorted(a for a in known if a not in ARMS)
-    handles = {}
+    handles, over = {}, set()
     for i, section in enumerate(sections):
         for j, name in enumerate(recipes):
             ax = axes[i, j]
-            handles |= _panel(ax, df[(df["section"].astype(str) == section) & (recipe == name)], metric, arms)
+            part = df[(df["section"].astype(str) == section) & (recipe == name)]
+            drawn, what = _panel(ax, part, metric, arms, resampling)
+            handles |= drawn
+            over |= what
             ax.set_title(f"{section}, {name}", fontsize=9)
             if i == len(sections) - 1:
                 ax.set_xlabel("training spots (%)")
         axes[i, 0].set_ylabel(METRICS.get(metric, metric))
     last = axes[0, -1]
-    last.legend(handles.values(), handles, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
+    said = f"bars: 95 %, over {' or '.join(sorted(over, key=len, reverse=True))}" if over else None
+    last.legend(
+        handles.values(), handles, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1), title=said,
+        title_fontsize=7,
+    )  # fmt: skip
     return axes
 
 
-def _panel(ax: Axes, df: pd.DataFrame, metric: str, arms: list[str]) -> dict[str, object]:
-    handles = {}
+def _panel(
+    ax: Axes, df: pd.DataFrame, metric: str, arms: list[str], resampling: Blocks
+) -> tuple[dict[str, object], set[str]]:
+    handles, over = {}, set()
     for k, arm in enumerate(arms):
         runs = df[df["arm"].astype(str) == arm]
         if runs.empty:
@@ -115,9 +138,8 @@ def _panel(ax: Axes, df: pd.DataFrame, metric: str, arms: list[str]) -> dict[str
         colour, marker, line = ARMS.get(arm, (BLACK, "P", ":"))
         x, mean, low, high = [], [], [], []
         for fraction, group in runs.groupby("fraction"):
-            # one value a seed, so that runs repeated under a seed do not count twice
-            values = group.groupby("seed")[metric].mean().to_numpy(dtype=float)
-            a, b = _interval(values)
+            values, a, b, what = _interval(group, metric, resampling)
+            over |= {what} - {"none"}
             x.append(100 * fraction * 1.012 ** (k - (len(arms) - 1) / 2))  # a little apart, so that bars can be read
             mean.append(values.mean())
             low.append(values.mean() - a)
@@ -144,13 +166,20 @@ def _panel(ax: Axes, df: pd.DataFrame, metric: str, arms: list[str]) -> dict[str
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
     tidy(ax)
-    return handles
+    return handles, over
 
 
-def _interval(values: NDArray[np.float64], resamples: int = 2000) -> tuple[float, float]:
-    """Bootstrap the mean, 95 %."""
-    if len(values) < 2:
-        return float(values.mean()), float(values.mean())
-    draw = generator(0, 41).integers(len(values), size=(resamples, len(values)))
-    low, high = np.quantile(values[draw].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
+def _interval(runs: pd.DataFrame, metric: str, resampling: Blocks) -> tuple[NDArray[np.float64], float, float, str]:
+    """Return a value a seed, the bootstrap 95 % interval of their mean, and what it is over."""
+    # one value a seed, so that runs repeated under a seed do not count twice
+    values = runs.groupby("seed")[metric].mean().to_numpy(dtype=float)
+    n = len(values)
+    scores = resampling.resampled(runs) if len(runs) == n else None
+    what = " x ".join([*(["seeds"] if n > 1 else []), *(["blocks"] if scores is not None else [])]) or "none"
+    if what == "none":
+        return values, float(values.mean()), float(values.mean()), what
+    if scores is None:
+        scores = np.broadcast_to(values, (resampling.n_boot, n))
+    draw = generator(0, 41).integers(n, size=(resampling.n_boot, n))
+    low, high = np.nanquantile(np.take_along_axis(scores, draw, axis=1).mean(axis=1), INTERVAL)
+    return values, float(low), float(high), what

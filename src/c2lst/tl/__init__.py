@@ -6,6 +6,7 @@ from ._composition import composition
 from ._embed import embed
 from ._embedding_overlap import embedding_overlap
 from ._fit_predictor import fit_predictor
+from ._gate import gate
 from ._gene_sweep import gene_sweep
 from ._learning_curve import learning_curve
 from ._memorization import memorization
@@ -22,6 +23,7 @@ __all__ = [
     "embed",
     "embedding_overlap",
     "fit_predictor",
+    "gate",
     "gene_sweep",
     "learning_curve",
     "memorization",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,12 +29,26 @@ GENERATED = ("synthetic", "shuffled", "shuffled-within", "unconditional")
 
 @dataclass
 class Extra:
-    """Samples beside the real ones: uint8 patches, targets (NaN where a gene is not carried), parents (-1: none)."""
+    """Samples beside the real ones: uint8 patches, targets (NaN where a gene is not carried), parents (-1: none).
+
+    Of generated ones also the profile each is labelled with, and what the judge of the gate says of its patch.
+    """
 
     patches: NDArray[np.uint8]
     target: NDArray[np.float32]
     parent: NDArray[np.int64]
     features: NDArray[np.float32] | None = None
+    profiles: NDArray[np.float32] | None = None
+    judged: NDArray[np.float32] | None = None
+
+    def relabelled(self, order: NDArray[np.int64]) -> Extra:
+        """Give each patch the genes of another."""
+        return replace(self, target=self.target[order], profiles=self.profiles[order])
+
+    def take(self, rows: NDArray) -> Extra:
+        """Keep some."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Extra(**{k: None if v is None else v[rows] for k, v in given.items()})
 
 
 def classical(patches: NDArray[np.uint8], target: NDArray, n: int, seed: int) -> Extra:
@@ -61,18 +75,18 @@ def mixup(patches: NDArray[np.uint8], target: NDArray, n: int, seed: int) -> Ext
 
 def shuffled(extra: Extra, seed: int) -> Extra:
     """Genes permuted among all synthetic patches."""
-    order = generator(seed, 95).permutation(len(extra.patches))
-    return Extra(extra.patches, extra.target[order], extra.parent, extra.features)
+    return extra.relabelled(generator(seed, 95).permutation(len(extra.patches)))
 
 
-def shuffled_within(extra: Extra, profiles: NDArray, seed: int) -> Extra:
+def shuffled_within(extra: Extra, seed: int) -> Extra:
     """Genes permuted among synthetic patches of one expression cluster: the harder control."""
     from sklearn.cluster import KMeans
 
-    n = len(profiles)
-    clusters = KMeans(max(2, min(8, n // 20)), n_init=3, random_state=derive(seed, 96)).fit_predict(profiles)
+    n = len(extra.profiles)
+    kmeans = KMeans(max(2, min(8, n // 20)), n_init=3, random_state=derive(seed, 96))
+    clusters = kmeans.fit_predict(extra.profiles)
     order = np.arange(n)
     for i, name in enumerate(np.unique(clusters)):
         rows = np.flatnonzero(clusters == name)
         order[rows] = generator(seed, 97, i).permutation(rows)
-    return Extra(extra.patches, extra.target[order], extra.parent, extra.features)
+    return extra.relabelled(order)

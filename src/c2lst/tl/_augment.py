@@ -8,7 +8,7 @@ from c2lst._checks import check_choice, check_positive
 from c2lst._docs import doc
 from c2lst._expression import LOG1P, check_genes, counts, expression, library_size
 from c2lst._keys import Key
-from c2lst._notes import notes, record
+from c2lst._notes import jsonable, notes, record
 from c2lst._random import derive, generator
 from c2lst._resolve import sections
 from c2lst._subset import subset_masks
@@ -33,6 +33,7 @@ def augment(
     *,
     n_obs: int | None = None,
     strategy: str = "interpolate",
+    condition_noise: float = 0.0,
     guidance: float = 1.5,
     sampler_steps: int = 16,
     subset: str | None = None,
@@ -59,6 +60,9 @@ def augment(
         `"resample"`: the real profiles. `"interpolate"`: between a spot and one of its five neighbours in expression,
         nearer to the spot, which is the parent. `"scvi"`: counts drawn from the posterior predictive of
         :class:`scvi.model.SCVI` (Lopez et al. 2018) at each parent.
+    condition_noise
+        Sd of Gaussian noise on the profiles, in units of each gene's sd over the spots; a patch is drawn for the noisy
+        profile, which is its row of `X`. Not for `"scvi"`, which is noise already.
     guidance
         Of Ho & Salimans (2022): 1 is none, more exaggerates what the genes ask for.
     sampler_steps
@@ -85,6 +89,8 @@ def augment(
         Unless they are in `store`.
     `obs["c2lst_origin"]`, `obs["c2lst_parent"]`, `obs["c2lst_section"]`, `obs["c2lst_seed"]`
         "synthetic", obs_name and section of the parent, and the seed.
+    `var["c2lst_mean"]`
+        Mean of each gene over the spots that were the start.
     `layers["counts"]`
         For `"scvi"` alone.
 
@@ -109,6 +115,9 @@ def augment(
     from anndata import AnnData
 
     check_choice("strategy", strategy, STRATEGIES)
+    check_positive("condition_noise", condition_noise, zero=True)
+    if condition_noise and strategy == "scvi":
+        raise ValueError("condition_noise= is for strategy='resample' and 'interpolate'; draws of 'scvi' are counts.")
     check_positive("guidance", guidance, zero=True)
     check_positive("sampler_steps", sampler_steps, integer=True)
     check_positive("batch_size", batch_size, integer=True)
@@ -136,6 +145,9 @@ def augment(
 
     parents = parents_of(len(names), n, seed)
     profiles, drawn = _profiles(strategy, log, raw, size, parents, local, seed)
+    if condition_noise:
+        jitter = generator(seed, 36).standard_normal(profiles.shape, dtype=np.float32)
+        profiles = np.maximum(profiles + condition_noise * log.std(0) * jitter, 0)
     condition = profiles
     if local.gene_encoder.uses_counts:
         pseudo = np.expm1(profiles) * size[parents, None] / 1e4
@@ -151,10 +163,12 @@ def augment(
     for key in (Key.obs.ORIGIN, Key.obs.PARENT, Key.SECTION):
         synthetic.obs[key] = synthetic.obs[key].astype("category")
     synthetic.var[Key.var.GENES] = True
+    synthetic.var[Key.var.MEAN] = log.mean(0)
     if drawn is not None:
         synthetic.layers["counts"] = drawn.astype(np.int32)
     keep = notes(synthetic)
     keep["central"], keep["expression"] = local.central.reference, LOG1P
+    keep["local"] = jsonable({k: local.card[k] for k in ("sections", "n_spots", "subset") if k in local.card})
     keep["patches"] = {
         Key.obsm.PATCHES: {
             "mpp": local.mpp, "source_mpp": local.mpp, "patch_px": local.patch_px,
@@ -163,7 +177,7 @@ def augment(
         }
     }  # fmt: skip
     record(
-        synthetic, "augment", strategy=strategy, guidance=guidance, sampler_steps=sampler_steps, subset=subset,
+        synthetic, "augment", strategy=strategy, condition_noise=condition_noise, guidance=guidance, sampler_steps=sampler_steps, subset=subset,
         layer=layer, n_obs=n, seed=seed, listens=local.card.get("listens"),
     )  # fmt: skip
     settings = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from c2lst._keys import Key
 from c2lst._logging import logger
 from c2lst._random import derive, generator
 
-from ._arms import Extra, classical, mixup, shuffled, shuffled_within
+from ._arms import GENERATED, Extra, classical, mixup, shuffled, shuffled_within
 from ._graph import graph
 from ._inputs import Spots, check_scale, scale_of, spots
 
@@ -42,6 +43,7 @@ class Bench:
     target: list[NDArray]
     test_target: list[NDArray]
     graphs: list[Any]
+    blocks: list[NDArray[np.int64]]
     measured_moran: list[NDArray]
     pool: NDArray[np.uint8] | None
     pool_features: NDArray | None
@@ -50,10 +52,12 @@ class Bench:
 
     @classmethod
     def make(
-        cls, train, test, *, central, encoder, pool, n_top, layer, table_key, patch_key, needs_pool, needs_central
-    ) -> Bench:
+        cls, train, test, *, central, encoder, pool, n_top, n_blocks, layer, table_key, patch_key, needs_pool,
+        needs_central,
+    ) -> Bench:  # fmt: skip
         from c2lst import pp
         from c2lst.metrics import morans_i
+        from c2lst.metrics._blocks import spatial_blocks
         from c2lst.models import central_model, get_encoder
         from c2lst.models._encoders import embed_patches
 
@@ -94,6 +98,8 @@ class Bench:
         target = [expression(s.table[s.rows], genes, layer) for s in seen]
         test_target = [expression(s.table[s.rows], genes, layer) for s in held]
         graphs = [graph(s.table, s.rows) for s in held]
+        places = [np.asarray(s.table.obsm[Key.obsm.SPATIAL])[s.rows][:, :2] for s in held]
+        blocks = [spatial_blocks(at, n_blocks) for at in places]
         digest = hashlib.sha256()
         for s, y in zip([*seen, *held], [*target, *test_target], strict=True):
             digest.update(np.ascontiguousarray(s.patches).tobytes())
@@ -104,7 +110,7 @@ class Bench:
         if any(constant):
             logger.info("Genes constant in a test section, left out there: %s.", constant)
         return cls(
-            seen, held, genes, model, encoder, features, test_features, target, test_target, graphs,
+            seen, held, genes, model, encoder, features, test_features, target, test_target, graphs, blocks,
             [morans_i(y, g) for y, g in zip(test_target, graphs, strict=True)],
             pool, None if pool is None else embed_patches(pool, encoder, model), digest.hexdigest()[:16],
             patch_key,
@@ -149,11 +155,10 @@ class Draw:
 
     def __init__(
         self, bench, fraction, seed, *, layer, n_condition, n_synthetic, weight, adapt_kwargs, augment_kwargs,
-        cnn_steps,
+        gate_kwargs, cnn_steps,
     ):  # fmt: skip
         self.bench, self.fraction, self.seed, self.layer = bench, fraction, seed, layer
-        self.n_condition, self.weight, self.cnn_steps = n_condition, weight, cnn_steps
-        self.adapt_kwargs, self.augment_kwargs = adapt_kwargs, augment_kwargs
+        self.n_condition, self.cnn_steps, self.adapt_kwargs = n_condition, cnn_steps, adapt_kwargs
         self.light = [_light(s, layer, bench.patch_key) for s in bench.train]
         from c2lst import pp
 
@@ -168,27 +173,47 @@ class Draw:
         self.names = np.concatenate([t.obs_names[m] for t, m in zip(self.light, masks, strict=True)])
         at = [t.obsm[Key.obsm.SPATIAL][m] for t, m in zip(self.light, masks, strict=True) if "spatial" in t.obsm]
         self.positions = np.concatenate(at) if len(at) == len(self.light) else None
-        self.n_extra = min(600, 10 * len(self.patches)) if n_synthetic is None else int(n_synthetic)
-        self.extras: dict[str, Extra | None] = {"real": None}
-        self.profiles: NDArray | None = None
         self.local = None
         self.teachers: dict[str, Any] = {}
+        self.drawn_as: Any = None
+        self.set(n_synthetic=n_synthetic, weight=weight, augment_kwargs=augment_kwargs, gate_kwargs=gate_kwargs)
 
-    def run(self, arm: str, kind: str) -> list[dict[str, Any]]:
-        """Train one recipe on one arm and score it on every test section."""
+    def set(self, *, n_synthetic, weight, augment_kwargs, gate_kwargs) -> None:
+        """Set how synthetic spots are made and used; the local model stays, and patches that would be the same."""
+        self.weight, self.augment_kwargs, self.gate_kwargs = weight, augment_kwargs, gate_kwargs
+        self.n_extra = min(600, 10 * len(self.patches)) if n_synthetic is None else int(n_synthetic)
+        self.extras: dict[str, Extra | None] = {"real": None}
+        self.gates: dict[str, dict[str, Any]] = {}
+        # where a gate follows, as many more are drawn as it drops
+        self.n_drawn = math.ceil(self.n_extra / gate_kwargs["keep"] - 1e-9) if gate_kwargs else self.n_extra
+        drawn_as = (augment_kwargs, self.n_drawn, {k: v for k, v in gate_kwargs.items() if k != "keep"})
+        if drawn_as != self.drawn_as:
+            self.drawn: Extra | None = None
+            self.centre: NDArray | None = None
+            self.panel: list[str] = []
+            self.judge = None
+            self.drawn_as = drawn_as
+
+    def run(self, arm: str, kind: str) -> dict[str, Any]:
+        """Train one recipe on one arm and score it on every test section.
+
+        Returns its `rows`, for each section the sums over `blocks`, and what the `gate` did.
+        """
         from c2lst.metrics import moran_agreement, morans_i, mse, pearson
+        from c2lst.metrics._blocks import run_sums
 
         begun = time.monotonic()
         extra = self.pseudo(kind) if arm == "pseudo" else self.extra(arm)
         predict = self.fit(kind, extra)
         if arm == "real":
             self.teachers[kind] = predict
-        rows = []
+        rows, sums = [], {}
         bench = self.bench
         for i, s in enumerate(bench.test):
             guess = predict(s.patches, bench.test_features[i])
             agreement = moran_agreement(morans_i(guess, bench.graphs[i]), bench.measured_moran[i])
             pcc = pearson(guess, bench.test_target[i])
+            sums[s.section.name] = run_sums(guess, bench.test_target[i], bench.blocks[i])
             rows.append(
                 {
                     "section": s.section.name, "fraction": self.fraction, "arm": arm, "predictor": kind,
@@ -201,7 +226,7 @@ class Draw:
             )  # fmt: skip
         for row in rows:
             row["seconds"] = round(time.monotonic() - begun, 2)
-        return rows
+        return {"rows": rows, "blocks": sums, "gate": self.gates.get(arm)}
 
     def fit(self, kind: str, extra: Extra | None):
         """Fit a recipe; returns a function from (patches, features) to expression."""
@@ -246,46 +271,101 @@ class Draw:
                 made = classical(self.patches, self.target, self.n_extra, self.seed)
             elif arm == "mixup":
                 made = mixup(self.patches, self.target, self.n_extra, self.seed)
-            elif arm == "synthetic":
-                made = self.synthetic()
-            elif arm == "unconditional":
-                ours = self.extra("synthetic")
-                kwargs = {"steps": self.augment_kwargs.get("sampler_steps", 16)}
-                drawn = self.local.sample(None, n=len(ours.patches), seed=derive(self.seed, 99), **kwargs)
-                made = Extra(drawn, ours.target, ours.parent)
+            elif arm in GENERATED:
+                made = self.generated(arm)
             else:
-                ours = self.extra("synthetic")
-                self.featured(ours)  # once: the controls have the same patches
-                made = (
-                    shuffled(ours, self.seed) if arm == "shuffled" else shuffled_within(ours, self.profiles, self.seed)
-                )
+                raise ValueError(f"The arm {arm!r} has no samples of its own.")
             self.extras[arm] = made
         return self.extras[arm]
 
-    def synthetic(self) -> Extra:
-        """Adapt on the drawn spots, generate, and label each patch with the profile it was drawn for."""
+    def generated(self, arm: str) -> Extra:
+        """Make the pairs of an arm from all that was drawn, then gate them.
+
+        In that order: a control is paired wrongly first and passes the same gate after, with the same judge and the
+        same share kept. A gate lets through wrong pairs that please its judge too, which is pseudo-labelling; shuffled
+        after the gate, a control would be without that help, and its gain be taken for the generator's.
+        """
+        if self.drawn is None:
+            self.drawn = self.synthetic()
+        ours = self.drawn
+        if arm == "synthetic":
+            made = ours
+        elif arm == "unconditional":
+            settings = {"steps": self.augment_kwargs.get("sampler_steps", 16)}
+            drawn = self.local.sample(None, n=len(ours.patches), seed=derive(self.seed, 99), **settings)
+            made = Extra(drawn, ours.target, ours.parent, profiles=ours.profiles)
+        else:
+            if self.gate_kwargs:
+                self.judged(ours)
+            else:
+                self.featured(ours)  # once: the controls have the same patches
+            made = shuffled(ours, self.seed) if arm == "shuffled" else shuffled_within(ours, self.seed)
+        return self.gated(made, arm) if self.gate_kwargs else made
+
+    def gated(self, made: Extra, arm: str) -> Extra:
+        """Keep as many pairs as every arm has, those whose patch says best what its genes say."""
+        from ._gate import agreement, best, summary
+
+        own, rank, chance = agreement(self.judged(made), made.profiles, self.centre)
+        kept = best(own, self.n_extra)
+        self.gates[arm] = {
+            "fraction": self.fraction, "seed": self.seed, "arm": arm, **summary(own, rank, chance, kept)
+        }  # fmt: skip
+        return made.take(np.flatnonzero(kept))
+
+    def judged(self, made: Extra) -> NDArray[np.float32]:
+        """Predict the profiles of patches by a judge that saw the drawn spots alone, once."""
+        from ._fit_predictor import fit_predictor
+        from ._gate import check_judge
+
+        if self.judge is None:
+            bench, kind = self.bench, self.gate_kwargs.get("kind", "ridge")
+            self.judge = fit_predictor(
+                self.light, kind=kind, encoder=self.gate_kwargs.get("encoder", bench.encoder), central=bench.central,
+                pool=bench.pool if kind == "ridge-whitened" else None, subset=Key.obs.SAMPLED,
+                seed=derive(self.seed, 101), progress=False,
+            )  # fmt: skip
+            check_judge(self.judge.card, self.local.card)
+        if made.judged is None:
+            same = self.judge.kind != "cnn" and self.judge.encoder == self.bench.encoder
+            features = self.featured(made) if same else None
+            said = self.judge.from_patches(made.patches, features=features)
+            made.judged = said[:, [self.judge.genes.index(g) for g in self.panel]]
+        return made.judged
+
+    def adapted(self):
+        """Adapt on the drawn spots, once."""
         from c2lst import pp
 
         from ._adapt import adapt
+
+        if self.local is None:
+            pp.select_genes(self.light, n_top=self.n_condition, subset=Key.obs.SAMPLED)
+            kwargs = {"seed": self.seed, **self.adapt_kwargs}
+            if "pool" not in kwargs:
+                kwargs["pool"] = self.bench.pool
+            self.local = adapt(self.light, self.bench.central, subset=Key.obs.SAMPLED, progress=False, **kwargs)
+        return self.local
+
+    def synthetic(self) -> Extra:
+        """Generate from the drawn spots and label each patch with the profile it was drawn for."""
         from ._augment import augment
 
-        pp.select_genes(self.light, n_top=self.n_condition, subset=Key.obs.SAMPLED)
-        kwargs = {"seed": self.seed, **self.adapt_kwargs}
-        if "pool" not in kwargs:
-            kwargs["pool"] = self.bench.pool
-        self.local = adapt(self.light, self.bench.central, subset=Key.obs.SAMPLED, progress=False, **kwargs)
+        local = self.adapted()
         made = augment(
-            self.light, self.local, n_obs=self.n_extra, subset=Key.obs.SAMPLED, progress=False,
+            self.light, local, n_obs=self.n_drawn, subset=Key.obs.SAMPLED, progress=False,
             **{"seed": self.seed, **self.augment_kwargs},
         )  # fmt: skip
-        self.profiles = np.asarray(made.X)
+        profiles = np.asarray(made.X)
+        self.panel, self.centre = list(made.var_names), made.var[Key.var.MEAN].to_numpy()
         target = np.full((made.n_obs, len(self.bench.genes)), np.nan, dtype=np.float32)
         for j, gene in enumerate(self.bench.genes):
             if gene in made.var_names:
-                target[:, j] = self.profiles[:, made.var_names.get_loc(gene)]
+                target[:, j] = profiles[:, made.var_names.get_loc(gene)]
         where = {k: i for i, k in enumerate(zip(self.groups, self.names.astype(str), strict=True))}
         keys = zip(made.obs[Key.SECTION].astype(str), made.obs[Key.obs.PARENT].astype(str), strict=True)
-        return Extra(made.obsm[Key.obsm.PATCHES], target, np.array([where[k] for k in keys]))
+        parents = np.array([where[k] for k in keys])
+        return Extra(made.obsm[Key.obsm.PATCHES], target, parents, profiles=profiles)
 
     def pseudo(self, kind: str) -> Extra:
         """Patches of the pool, labelled by the same recipe fitted on the real spots."""

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c2lst._checks import check_choice, check_fraction, listing
+from c2lst._checks import check_choice, check_fraction, check_positive, listing
 from c2lst._docs import doc
 from c2lst._logging import progress as bar
 from c2lst._notes import jsonable
@@ -46,11 +47,14 @@ def learning_curve(
     weight: float = 1.0,
     adapt_kwargs: dict[str, Any] | None = None,
     augment_kwargs: dict[str, Any] | None = None,
+    gate_kwargs: dict[str, Any] | None = None,
     cnn_steps: int = 300,
+    n_blocks: int = 12,
     layer: str | None = None,
     table_key: str = "table",
     patch_key: str = "patches",
     out: str | Path | None = None,
+    minutes: float | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
     """Measure whether synthetic spots help on your sections: fractions x arms x predictors x seeds.
@@ -91,22 +95,32 @@ def learning_curve(
         Weight of all extra samples together, in units of that of the real ones.
     adapt_kwargs, augment_kwargs
         For :func:`c2lst.tl.adapt` and :func:`c2lst.tl.augment`.
+    gate_kwargs
+        `{"keep": 0.75}` gates the generated arms (:func:`c2lst.tl.gate`): so many more are drawn that the arm has its
+        number after. The judge is fitted on the drawn spots; `"kind"` (`"ridge"`) and `"encoder"` choose it. The controls
+        are permuted first and gated after, by the same judge: a gate passes what pleases its judge, right or wrong.
     cnn_steps
         Training steps of the CNN in every arm.
+    n_blocks
+        Spatial blocks of equally many neighbouring spots in which a test section is cut for intervals; fewer where they
+        would have less than four spots.
     {layer}
     {table_key}
     patch_key
         Where the patches are.
     out
         Directory that keeps every finished run; the same call goes on where it stopped.
+    minutes
+        Begin no run after so many; what is finished is returned. Needs `out`.
     {progress}
 
     Returns
     -------
     One row a run and test section: `section, fraction, arm, predictor, encoder, seed, n_spots, n_synthetic, pcc, mse,
     moran_corr, moran_bias, seconds`. `pcc` is the mean over genes of the correlation within the section; a gene that is
-    constant there is left out, and a constant prediction scores 0. `df.attrs` holds the evaluated genes and the
-    settings.
+    constant there is left out, and a constant prediction scores 0. `df.attrs`, which JSON can hold, has the
+    evaluated `genes`, the `settings`, what each `gate` dropped, and in `blocks`, by run, the sums over spatial blocks from
+    which :func:`c2lst.metrics.gap_closed` and :func:`c2lst.metrics.paired_difference` take their intervals.
 
     Raises
     ------
@@ -127,6 +141,8 @@ def learning_curve(
     """
     import pandas as pd
 
+    from c2lst.metrics._blocks import RUN, measured_sums, run_key
+
     seeds, fractions = [int(s) for s in seeds], sorted({float(f) for f in fractions})
     for f in fractions:
         check_fraction("fractions", f)
@@ -136,17 +152,25 @@ def learning_curve(
 
     for kind in predictors:
         check_choice("predictors", kind, KINDS)
+    check_positive("n_blocks", n_blocks, integer=True)
+    if minutes is not None:
+        check_positive("minutes", minutes, zero=True)
+        if out is None:
+            raise ValueError("minutes= stops a call that is to go on later; that needs out=, a directory.")
+    gate_kwargs = _checked_gate(gate_kwargs or {})
+    began = time.monotonic()
     bench = Bench.make(
-        train, test, central=central, encoder=encoder, pool=pool, n_top=n_top, layer=layer, table_key=table_key,
-        patch_key=patch_key, needs_pool="ridge-whitened" in predictors or "pseudo" in arms or pool is not None,
+        train, test, central=central, encoder=encoder, pool=pool, n_top=n_top, n_blocks=n_blocks, layer=layer,
+        table_key=table_key, patch_key=patch_key,
+        needs_pool="ridge-whitened" in (*predictors, gate_kwargs.get("kind")) or "pseudo" in arms or pool is not None,
         needs_central=bool(set(arms) & set(GENERATED)) and fractions[0] < 1,
     )  # fmt: skip
     settings = jsonable(
         {
             "central": bench.central.hash if bench.central is not None else None, "encoder": encoder, "n_top": n_top,
             "n_condition": n_condition, "n_synthetic": n_synthetic, "weight": weight, "adapt": adapt_kwargs or {},
-            "augment": augment_kwargs or {}, "cnn_steps": cnn_steps, "data": bench.fingerprint,
-            "genes": bench.genes, "train": [s.section.name for s in bench.train],
+            "augment": augment_kwargs or {}, "gate": gate_kwargs, "cnn_steps": cnn_steps, "n_blocks": n_blocks,
+            "data": bench.fingerprint, "genes": bench.genes, "train": [s.section.name for s in bench.train],
             "test": [s.section.name for s in bench.test],
         }
     )  # fmt: skip
@@ -158,25 +182,60 @@ def learning_curve(
         if f < 1 or "real" in arms
     ]
     rows: list[dict[str, Any]] = []
+    sums: dict[str, str] = {}
+    gates: list[dict[str, Any]] = []
     with bar(total=sum(len(a) * len(predictors) for _, _, a in plan), desc="learning curve", show=progress) as shown:
         for fraction, seed, todo in plan:
+            draw = None
             wanted = [(arm, kind) for arm in todo for kind in predictors]
             found = {job: kept.read(fraction, seed, *job) for job in wanted}
-            if any(v is None for v in found.values()):
+            if any(v is None for v in found.values()) and not _over(began, minutes):
                 draw = Draw(
                     bench, fraction, seed, layer=layer, n_condition=n_condition, n_synthetic=n_synthetic, weight=weight,
-                    adapt_kwargs=adapt_kwargs or {}, augment_kwargs=augment_kwargs or {}, cnn_steps=cnn_steps,
+                    adapt_kwargs=adapt_kwargs or {}, augment_kwargs=augment_kwargs or {}, gate_kwargs=gate_kwargs,
+                    cnn_steps=cnn_steps,
                 )  # fmt: skip
             for arm, kind in wanted:
                 shown.set_postfix_str(f"{fraction:g} {arm} {kind}", refresh=True)
-                if found[arm, kind] is None:
-                    found[arm, kind] = draw.run(arm, kind)
-                    kept.write(fraction, seed, arm, kind, found[arm, kind])
-                rows += found[arm, kind]
+                run = found[arm, kind]
+                if run is None and draw is not None and not _over(began, minutes):
+                    run = draw.run(arm, kind)
+                    kept.write(fraction, seed, arm, kind, run)
+                if run is None:  # no time is left
+                    continue
+                rows += run["rows"]
+                sums |= {run_key([row[c] for c in RUN]): run["blocks"][row["section"]] for row in run["rows"]}
+                if run["gate"] is not None and run["gate"] not in gates:
+                    gates.append(run["gate"])
                 shown.update()
     df = pd.DataFrame(rows, columns=COLUMNS)
-    df.attrs.update(genes=bench.genes, settings=settings)
+    measured = {
+        s.section.name: measured_sums(y, block)
+        for s, y, block in zip(bench.test, bench.test_target, bench.blocks, strict=True)
+    }
+    df.attrs.update(genes=bench.genes, settings=settings, gate=gates, blocks={"sections": measured, "runs": sums})
     return df
+
+
+def _over(began: float, minutes: float | None) -> bool:
+    return minutes is not None and time.monotonic() - began >= 60 * minutes
+
+
+def _checked_gate(gate: dict[str, Any]) -> dict[str, Any]:
+    """Check what is asked of the gate before anything is trained."""
+    from c2lst.models import get_encoder
+    from c2lst.models._predictor import KINDS
+
+    if not gate:
+        return {}
+    odd = sorted(set(gate) - {"keep", "kind", "encoder"})
+    if "keep" not in gate or odd:
+        why = " With a threshold the arms would not have equally many samples." if "threshold" in odd else ""
+        raise ValueError(f"gate_kwargs takes 'keep' (needed), 'kind' and 'encoder', not {listing(gate)}.{why}")
+    check_fraction("gate_kwargs['keep']", gate["keep"])
+    check_choice("gate_kwargs['kind']", gate.get("kind", "ridge"), KINDS)
+    get_encoder(gate.get("encoder", "rgb"))
+    return dict(gate)
 
 
 class _Kept:
@@ -190,28 +249,33 @@ class _Kept:
         file = self.path / "settings.json"
         if file.is_file():
             old = json.loads(file.read_text())
+            # runs that needed no central model go with any; from the first that needs one on, it is settled
+            open_ = "none" in (old.get("central"), settings["central"])
             changed = sorted(k for k in {*old, *settings} if old.get(k) != settings.get(k))
+            changed = [k for k in changed if not (open_ and k == "central")]
             if changed:
                 raise ValueError(
                     f"{self.path} holds runs with other settings ({listing(changed)}); choose another out= or the same "
                     "settings and data."
                 )
+            if open_ and old.get("central") != settings["central"] != "none":
+                self._put(file, settings)
         else:
             self._put(file, settings)
 
     def _file(self, fraction: float, seed: int, arm: str, kind: str) -> Path:
         return self.path / f"{fraction:g}_{seed}_{arm}_{kind}.json"
 
-    def read(self, *job: Any) -> list[dict[str, Any]] | None:
-        """Return the rows of a finished run."""
+    def read(self, *job: Any) -> dict[str, Any] | None:
+        """Return a finished run."""
         if self.path is None or not self._file(*job).is_file():
             return None
         return json.loads(self._file(*job).read_text())
 
-    def write(self, fraction: float, seed: int, arm: str, kind: str, rows: list[dict[str, Any]]) -> None:
-        """Keep the rows of a run."""
+    def write(self, fraction: float, seed: int, arm: str, kind: str, run: dict[str, Any]) -> None:
+        """Keep a run."""
         if self.path is not None:
-            self._put(self._file(fraction, seed, arm, kind), rows)
+            self._put(self._file(fraction, seed, arm, kind), run)
 
     @staticmethod
     def _put(file: Path, value: Any) -> None:

@@ -1,0 +1,81 @@
+"""Sections and settings of the augmentation benchmark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+
+import c2lst as c2l
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from c2lst.models import CentralModel
+
+SETTINGS = Path(__file__).with_name("settings.json")
+SYNTHETIC = ("strategy", "guidance", "condition_noise", "n_synthetic", "keep", "weight")
+
+
+def read_settings(path: Path = SETTINGS) -> dict[str, Any]:
+    """Read the settings; the sections that are for testing must not be among those for training."""
+    settings = json.loads(Path(path).read_text())
+    both = sorted(set(settings["train"]) & set(settings["test"]))
+    if both:
+        raise ValueError(f"{path}: the sections {both} are for training and for testing.")
+    odd = set(settings["synthetic"]) ^ set(SYNTHETIC)
+    odd |= set(settings["choose"]["grid"]) - set(SYNTHETIC)
+    if odd:
+        raise ValueError(
+            f"{path}: 'synthetic' must set {list(SYNTHETIC)}, and 'grid' vary some of them; see {sorted(odd)}."
+        )
+    return settings
+
+
+def how(synthetic: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Turn a setting of synthetic spots into arguments of `c2lst.tl.learning_curve`."""
+    gate = {"keep": synthetic["keep"], **settings["judge"]} if synthetic["keep"] < 1 else {}
+    augment = {k: synthetic[k] for k in ("strategy", "guidance", "condition_noise")}
+    return {
+        "n_synthetic": synthetic["n_synthetic"],
+        "weight": synthetic["weight"],
+        "augment_kwargs": {**augment, "sampler_steps": settings["sampler_steps"]},
+        "gate_kwargs": gate,
+    }
+
+
+def tables(names: Iterable[str], data: Path | None, central: CentralModel, cache: Path) -> dict[str, ad.AnnData]:
+    """Return the tables of sections with patches of the central model's scale; kept in `cache`."""
+    return {name: _section(name, data, central, cache)[0] for name in names}
+
+
+def tissue(names: Iterable[str], data: Path | None, central: CentralModel, cache: Path) -> dict[str, NDArray[np.uint8]]:
+    """Return the tissue of sections without its genes, on a disjoint grid; kept in `cache`."""
+    return {name: _section(name, data, central, cache, pool=True)[1] for name in names}
+
+
+def _section(
+    name: str, data: Path | None, central: CentralModel, cache: Path, *, pool: bool = False
+) -> tuple[ad.AnnData, NDArray[np.uint8] | None]:
+    scale = {"mpp": central.mpp, "patch_px": central.patch_px}
+    stem = cache / f"{name}-{central.mpp:g}um-{central.patch_px}px-{c2l.__version__}"
+    table, grid = stem.with_name(stem.name + ".h5ad"), stem.with_name(stem.name + ".npy")
+    if not table.is_file() or (pool and not grid.is_file()):
+        cache.mkdir(parents=True, exist_ok=True)
+        sdata = c2l.datasets.her2st(name, path=data)
+        if not table.is_file():
+            c2l.pp.extract_patches(sdata, **scale)
+            part = table.with_suffix(".part")
+            sdata["table"].write_h5ad(part)
+            part.replace(table)
+        if pool:
+            part = grid.with_suffix(".part")
+            with part.open("wb") as file:
+                np.save(file, c2l.pp.tissue_patches(sdata, None, **scale))
+            part.replace(grid)
+    return ad.read_h5ad(table), np.load(grid) if pool else None
