@@ -47,7 +47,7 @@ class PatchCNN(nn.Module):
 class PatchCritic(nn.Module):
     """Tell real patches from restored ones, place by place (Isola et al. 2017): images `(n, 3, H, W)` -> `(n, 1, h, w)`.
 
-    Three halvings, so that each place sees 22 pixels: texture, and nothing of how a patch is composed.
+    Three halvings, so that each place sees 22 pixels: texture, and of the rest of a patch no more than its mean and spread.
     """
 
     def __init__(self, width: int = 32):
