@@ -70,13 +70,13 @@ def toy(seed: int) -> Job:
 
 
 def her2st(seed: int, path: Path | None) -> Job:
-    """C2, C3 and C4 to train on, C5 to test on; a central model of the tissue of the first three."""
+    """C2, C3 and C4 to train on, C5 to test on; the starter, of the tissue of the first three."""
     train = {name: c2l.datasets.her2st(name, path=path) for name in ("C2", "C3", "C4")}
     test = {"C5": c2l.datasets.her2st("C5", path=path)}
     return Job(
         train=train,
         test=test,
-        central=her2st_central(train, seed),
+        central=c2l.models.CentralModel.from_pretrained("starter"),
         about="HER2-positive breast cancer, legacy Spatial Transcriptomics (Andersson et al. 2021, CC BY 4.0): "
         "sections C2, C3 and C4 to train on, C5 to test on.",
         caveat="C2 to C5 are serial sections of ONE tumour: what is shown here is a claim about that tumour.",
@@ -85,36 +85,11 @@ def her2st(seed: int, path: Path | None) -> Job:
     )
 
 
-def her2st_central(train: dict[str, SpatialData], seed: int) -> CentralModel:
-    """Pretrain on the tissue of the training sections for 15 minutes at most; kept in the cache and used again."""
-    settings = {
-        "steps": 1800, "tokenizer_steps": 1000, "batch_size": 32, "lr": 1e-3, "denoiser": {"width": 128, "depth": 6},
-        "max_minutes": 14.0, "seed": seed,
-    }  # fmt: skip
-    place = c2l.settings.cache_dir / "demo" / f"her2st-central-{c2l.__version__}-seed{seed}"
-    if not (place / "model_index.json").is_file():
-        patches = c2l.pp.tissue_patches(train, 3000, mpp=MPP, patch_px=PATCH_PX, seed=seed)
-        # rows are laid section by section: mixed, so that the held-out ones are of all three
-        patches = patches[np.random.default_rng(seed).permutation(len(patches))]
-        made = c2l.tl.pretrain(
-            patches, mpp=MPP, **settings,
-            card={
-                "data": f"{len(patches)} patches of the tissue of her2st sections {', '.join(train)}",
-                "licence": "CC BY 4.0",
-                "limits": "One tumour, a quarter of an hour of training: for this demonstration only.",
-            },
-        )  # fmt: skip
-        made.save_pretrained(place, overwrite=True)
-    central = c2l.models.CentralModel.from_pretrained(place)
-    central.name = "her2st-demo"
-    return central
-
-
 def run(data: str, *, path: Path | None, out: Path, seed: int, draws: int) -> Path:
     """Run the job and write the report."""
     begun = time.monotonic()
     job = toy(seed) if data == "toy" else her2st(seed, path)
-    pretraining = (time.monotonic() - begun) / 60
+    loading = (time.monotonic() - begun) / 60
     sections = {**job.train, **job.test}
     c2l.pp.extract_patches(sections, mpp=MPP, patch_px=PATCH_PX)
     pool = c2l.pp.tissue_patches(job.train, None, mpp=MPP, patch_px=PATCH_PX)
@@ -146,7 +121,7 @@ def run(data: str, *, path: Path | None, out: Path, seed: int, draws: int) -> Pa
         pool=pool, seeds=range(seed, seed + draws), n_top=N_TOP, n_synthetic=job.n_synthetic, adapt_kwargs=job.adapt,
     )  # fmt: skip
     minutes = (time.monotonic() - begun) / 60
-    blocks = _blocks(job, local, synth, test["table"], name, judge, predictors, runs, pretraining, minutes, seed, draws)
+    blocks = _blocks(job, local, synth, test["table"], name, judge, predictors, runs, loading, minutes, seed, draws)
     return c2l.io.report(
         out,
         blocks,
@@ -164,7 +139,7 @@ def _blocks(
     judge: Any,
     predictors: dict[str, Any],
     runs: pd.DataFrame,
-    pretraining: float,
+    loading: float,
     minutes: float,
     seed: int,
     draws: int,
@@ -199,7 +174,7 @@ def _blocks(
     if not np.isfinite(row.gap_closed):
         interval = f"the gap, {row.gap:.3f} [{row.gap_low:.3f}, {row.gap_high:.3f}], is too small or uncertain"
     copies = synth.uns["memorization"]["share"]
-    loading = f", {pretraining:.1f} of them to load data and pretrain or load the central model"
+    took = f", {loading:.1f} of them to load the data"
     return [
         B.text(
             f"{job.about} A central model of histology that knows no genes was turned into a local model with the "
@@ -271,7 +246,7 @@ def _blocks(
         B.table(_arms(runs, closed), "Mean PCC over genes and its sd over draws; differences to the few real spots alone are paired by draw; correlation of "
             "Moran's I over genes."),
         B.heading("Parameters, versions, seed"),
-        B.text(f"Seed {seed}; {minutes:.1f} minutes in all{loading if pretraining > 1 else ''}."),
+        B.text(f"Seed {seed}; {minutes:.1f} minutes in all{took if loading > 1 else ''}."),
         B.details("Local model", {k: v for k, v in card.items() if k != "curves"}),
         B.details("Central model", {k: v for k, v in central.card.items() if k != "curves"} | central.reference),
         B.details("Synthetic spots", synth.uns[Key.UNS]["params"]),

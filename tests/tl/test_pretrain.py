@@ -384,6 +384,33 @@ def test_the_decoder_learns_on_behind_the_same_latents(patches, same):
     assert not same(whole.tokenizer.decoder.state_dict(), taken.tokenizer.decoder.state_dict())
 
 
+def test_a_model_is_trained_on(patches, same, tmp_path):
+    first = c2l.tl.pretrain(patches, out=tmp_path / "first", card={"licence": "CC0"}, **TINY)
+    before = first.hash
+    more = {k: v for k, v in TINY.items() if k not in ("tokenizer", "denoiser")}
+    # at next to no rate nothing moves: it begins where the first one ended, with its tokenizer
+    still = c2l.tl.pretrain(patches, init=first, **{**more, "lr": 1e-12})
+    for key, value in weights(first).items():
+        np.testing.assert_allclose(weights(still)[key], value, atol=1e-6)
+    on = c2l.tl.pretrain(patches, init=tmp_path / "first" / "model", out=tmp_path / "on", **more)
+    assert same(on.tokenizer.state_dict(), first.tokenizer.state_dict()) and on.card["tokenizer_steps"] == 0
+    assert not same(on.denoiser.state_dict(), first.denoiser.state_dict()) and first.hash == before
+    assert on.card["init"] == {"hash": before, "data": "not said", "licence": "CC0", "steps": 2}
+    # the tokenizer too, where steps are given for it
+    objective = {"noise": 0.1, "adversarial": 0.5}
+    both = c2l.tl.pretrain(patches, init=first, tokenizer_steps=2, tokenizer=objective, **more)
+    assert not same(both.tokenizer.encoder.state_dict(), first.tokenizer.encoder.state_dict())
+    assert both.card["tokenizer_steps"] == 2 and first.hash == before
+    # another start is another run
+    with pytest.raises(ValueError, match="init"):
+        c2l.tl.pretrain(patches, init=both, resume=tmp_path / "on", **more)
+    for wrong in ({"denoiser": {}}, {"tokenizer": first}, {"tokenizer": {"channels": (8, 8)}}):
+        with pytest.raises(ValueError, match="init= brings its own networks"):
+            c2l.tl.pretrain(patches, init=first, **{**more, **wrong})
+    with pytest.raises(ValueError, match="init is a model of 4 um/px"):
+        c2l.tl.pretrain(patches, init=first, **{**more, "mpp": 2.0})
+
+
 def test_networks_by_default_and_as_asked(patches):
     tiny = {"mpp": 4.0, "steps": 1, "batch_size": 4, "progress": False}
     made = c2l.tl.pretrain(patches, **tiny)

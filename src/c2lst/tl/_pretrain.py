@@ -30,7 +30,8 @@ DENOISERS = {
     "dit": {"width": 256, "depth": 6, "heads": 4},
 }
 DECODER = {"decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 1.0, "cropped": 1.0, "kl": 0.0}
-OBJECTIVE = ("kl", "noise", "coarse", "cropped", "schedule")  # settings of a tokenizer's training, not of its network
+# settings of a tokenizer's training, not of its network
+OBJECTIVE = ("kl", "noise", "coarse", "cropped", "density", "adversarial", "schedule")
 
 
 @doc
@@ -48,6 +49,7 @@ def pretrain(
     clip: float | None = 1.0,
     tokenizer: dict[str, Any] | CentralModel | None = None,
     denoiser: dict[str, Any] | None = None,
+    init: CentralModel | str | Path | None = None,
     patch_px: int | None = None,
     n_per_section: int | None = None,
     tissue_kwargs: dict[str, Any] | None = None,
@@ -79,7 +81,7 @@ def pretrain(
     steps
         Steps of the denoiser.
     tokenizer_steps
-        Steps of the tokenizer; `None` is half of `steps`, or as in the checkpoint that is found.
+        Steps of the tokenizer; `None` is half of `steps`, or as in the checkpoint that is found, or none with `init`.
     decoder_steps
         Steps in which, at the very end, the tokenizer's decoder alone learns on, sharper and with less noise; latents
         and denoiser stay as they are.
@@ -96,10 +98,15 @@ def pretrain(
     clip
         Largest norm of the gradient; `None` does not clip.
     tokenizer
-        Settings for :func:`c2lst.nn.make_tokenizer` (and, beside them, `kl`, `noise`, `coarse`, `cropped` and `schedule`
-        of its training), or a central model whose tokenizer is taken as it is. `None` is the starter's, of kind `"dc"`.
+        Settings for :func:`c2lst.nn.make_tokenizer` (and, beside them, `kl`, `noise`, `coarse`, `cropped`, `density`,
+        `adversarial` and `schedule` of its training), or a central model whose tokenizer is taken as it is. `None` is the
+        starter's, of kind `"dc"`.
     denoiser
         Settings for :func:`c2lst.nn.make_denoiser`. `None` is the starter's UNet.
+    init
+        A central model, or what :meth:`c2lst.models.CentralModel.from_pretrained` takes, that is trained on, say the
+        starter on slides of your own laboratory: the denoiser begins where its denoiser is. Its tokenizer is taken as it
+        is, or, with `tokenizer_steps`, trained on too. Scale and side of the patches must be the same.
     patch_px
         Side of a patch that is cut from a SpatialData; `None` is that of the other patches, or 64.
     n_per_section
@@ -148,8 +155,8 @@ def pretrain(
     Raises
     ------
     ValueError, TypeError
-        The patches are not uint8 `(n, H, W, 3)`, are fewer than 16, are of another scale than `mpp`, their side is no
-        multiple of 8, or the checkpoint is of other settings, which are named.
+        The patches are not uint8 `(n, H, W, 3)`, are fewer than 16, are of another scale than `mpp` or `init`, their side
+        is no multiple of 8, networks are asked for beside `init`, or the checkpoint is of other settings, which are named.
     FileNotFoundError
         There is no directory `resume`.
 
@@ -193,6 +200,9 @@ def pretrain(
         raise ValueError(
             f"num_nodes={num_nodes} needs out=, a directory that all nodes see: the latents are shared there."
         )
+    begin = _begin(init, mpp, tokenizer, denoiser)
+    if begin is not None and patch_px is None:
+        patch_px = begin.patch_px
     folder = _checkpoints(resume, out)
     tissue = gather(
         patches,
@@ -212,6 +222,7 @@ def pretrain(
     def at(stage: str) -> Path | None:
         return None if folder is None else folder / stage
 
+    origin = {} if begin is None else {"init": begin.hash}
     engine = {
         "accelerator": accelerator,
         "devices": devices,
@@ -222,9 +233,9 @@ def pretrain(
         "every": checkpoint_every,
     }
     curves: dict[str, Any] = {}
-    given = isinstance(tokenizer, CentralModel)
+    given = isinstance(tokenizer, CentralModel) or (begin is not None and not tokenizer_steps)
     if given:
-        tok, tok_steps = tokenizer.tokenizer, 0
+        tok, tok_steps = (begin or tokenizer).tokenizer, 0
     else:
         note = read_note(at("tokenizer"))
         if tokenizer_steps is not None:
@@ -235,7 +246,10 @@ def pretrain(
         objective = {k: asked.pop(k) for k in OBJECTIVE if k in asked}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, 1))
-            tok = nn.make_tokenizer(**{"patch_px": patch_px, **_filled(asked or None, TOKENIZERS, "dc", "kl")})
+            if begin is not None:
+                tok = copy.deepcopy(begin.tokenizer).float().requires_grad_(True)
+            else:
+                tok = nn.make_tokenizer(**{"patch_px": patch_px, **_filled(asked or None, TOKENIZERS, "dc", "kl")})
     bar = Bar(tok_steps + -(-len(train) // 128) + steps + decoder_steps, progress)
     try:
         spent = 0.0
@@ -256,7 +270,7 @@ def pretrain(
                 plan,
                 desc="tokenizer",
                 checkpoint=at("tokenizer"),
-                settings={"patches": data, "mpp": float(mpp), **_config("tokenizer", tok)},
+                settings={"patches": data, "mpp": float(mpp), **origin, **_config("tokenizer", tok)},
                 extend=False,
                 max_minutes=None if max_minutes is None else max_minutes / 2,
                 bar=bar,
@@ -283,8 +297,11 @@ def pretrain(
             sized = {"latent_channels": latents.shape[1], "latent_px": side, "token_px": token_px}
             # a UNet halves its latents twice
             usual = "dit" if side % 4 else "unet"
-            den = nn.make_denoiser(**{**sized, **_filled(denoiser, DENOISERS, usual, "dit")})
-        scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
+            if begin is not None:
+                den = copy.deepcopy(begin.denoiser).float().requires_grad_(True)
+            else:
+                den = nn.make_denoiser(**{**sized, **_filled(denoiser, DENOISERS, usual, "dit")})
+        scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000) if begin is None else begin.scheduler
         note = read_note(at("denoiser"))
         if ema is None:
             ema = (0.999 if steps >= 2000 else 0.99) if note is None else float(note["settings"]["ema"])
@@ -309,7 +326,7 @@ def pretrain(
             plan,
             desc="denoiser",
             checkpoint=at("denoiser"),
-            settings={"latents": latents.key, **_config("denoiser", den)},
+            settings={"latents": latents.key, **origin, **_config("denoiser", den)},
             max_minutes=left,
             bar=bar,
             **engine,
@@ -368,6 +385,7 @@ def pretrain(
             "minutes": round((spent + time.monotonic() - begun) / 60, 2),
             "psnr_held_out_db": round(float((-10 * error.clamp_min(1e-8).log10()).mean()), 2),
             "curves": curves,
+            **({} if begin is None else {"init": {"hash": begin.hash, **_told(begin)}}),
             **(card or {}),
         },
     )
@@ -378,6 +396,28 @@ def pretrain(
         if out is not None:
             central.save_pretrained(Path(out) / "model", overwrite=True)
     return remember(central)
+
+
+def _begin(init: Any, mpp: float, tokenizer: Any, denoiser: Any) -> CentralModel | None:
+    """Load the model to be trained on, if any; what is asked for beside it must not contradict it."""
+    from c2lst.models import CentralModel
+
+    if init is None:
+        return None
+    if denoiser is not None or isinstance(tokenizer, CentralModel) or set(tokenizer or {}) - set(OBJECTIVE):
+        raise ValueError(
+            "init= brings its own networks: leave denoiser= out, and of tokenizer= all but the settings of its training "
+            f"({', '.join(OBJECTIVE)})."
+        )
+    model = init if isinstance(init, CentralModel) else CentralModel.from_pretrained(init)
+    if not np.isclose(model.mpp, mpp, rtol=0.02):
+        raise ValueError(f"init is a model of {model.mpp:g} um/px, the patches are of {mpp:g}; cut them at its scale.")
+    return model
+
+
+def _told(model: CentralModel) -> dict[str, Any]:
+    """What a card says of the model that was trained on."""
+    return {k: model.card[k] for k in ("name", "data", "licence", "data_sha256", "steps") if k in model.card}
 
 
 def _checkpoints(resume: str | Path | None, out: str | Path | None) -> Path | None:
