@@ -78,6 +78,13 @@ def test_times_are_logit_normal_for_flow_and_uniform_otherwise():
         assert u.mean().item() == pytest.approx(0.5, abs=0.01)
     assert torch.logit(flow).std().item() == pytest.approx(1.0, abs=0.03)
     assert plain.std().item() == pytest.approx(12**-0.5, abs=0.01)
+    # a shift multiplies the odds
+    for name in ("flow", "ddpm"):
+        generator.manual_seed(0)
+        first = nn.Objective(SCHEDULERS[name]).draw_times(10, generator)
+        generator.manual_seed(0)
+        shifted = nn.Objective(SCHEDULERS[name]).draw_times(10, generator, shift=3.0)
+        torch.testing.assert_close(torch.logit(shifted), torch.logit(first) + 1.0986123, rtol=1e-4, atol=1e-4)
 
 
 def test_loss_is_the_mean_square_per_patch(denoiser, latents):

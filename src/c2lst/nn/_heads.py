@@ -61,6 +61,11 @@ class PatchCritic(nn.Module):
             before = after
         self.layers = nn.Sequential(*layers, nn.Conv2d(before, 1, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return a score for each place; higher is more real."""
-        return self.layers(images)
+    def forward(self, images: Tensor, *, features: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Return a score for each place, higher is more real; with `features`, also what each halving sees."""
+        seen = []
+        for layer in self.layers:
+            images = layer(images)
+            if isinstance(layer, nn.LeakyReLU):
+                seen.append(images)
+        return (images, seen) if features else images

@@ -30,11 +30,13 @@ class Objective:
             if self.kind not in ("epsilon", "v_prediction", "sample"):
                 raise ValueError(f"prediction_type={self.kind!r} of {type(scheduler).__name__} is not known.")
 
-    def draw_times(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw `n` times in 0..1; logit-normal for flow matching (Esser et al. 2024), uniform otherwise."""
-        if self.flow:
-            return torch.sigmoid(torch.randn(n, generator=generator))
-        return torch.rand(n, generator=generator)
+    def draw_times(self, n: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
+        """Draw `n` times in 0..1; logit-normal for flow matching (Esser et al. 2024), uniform otherwise.
+
+        `shift` above 1 moves them towards noise, where what a patch is made of is decided: their odds are multiplied by it.
+        """
+        u = torch.sigmoid(torch.randn(n, generator=generator)) if self.flow else torch.rand(n, generator=generator)
+        return u if shift == 1.0 else shift * u / (1 + (shift - 1) * u)
 
     def noised(self, z: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return noisy latents, what the denoiser is told the time is, and the target."""

@@ -29,9 +29,11 @@ DENOISERS = {
     "unet": {"channels": (64, 128, 192), "layers": 1},
     "dit": {"width": 256, "depth": 6, "heads": 4},
 }
-DECODER = {"decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 1.0, "cropped": 1.0, "kl": 0.0}
+DECODER = {
+    "decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 0.5, "matching": 1.0, "ema": 0.995, "cropped": 1.0, "kl": 0.0,
+}  # fmt: skip
 # settings of a tokenizer's training, not of its network
-OBJECTIVE = ("kl", "noise", "coarse", "cropped", "density", "adversarial", "schedule")
+OBJECTIVE = ("kl", "noise", "coarse", "cropped", "density", "adversarial", "matching", "schedule")
 
 
 @doc
@@ -99,7 +101,7 @@ def pretrain(
         Largest norm of the gradient; `None` does not clip.
     tokenizer
         Settings for :func:`c2lst.nn.make_tokenizer` (and, beside them, `kl`, `noise`, `coarse`, `cropped`, `density`,
-        `adversarial` and `schedule` of its training), or a central model whose tokenizer is taken as it is. `None` is the
+        `adversarial`, `matching` and `schedule` of its training), or a central model whose tokenizer is taken as it is. `None` is the
         starter's, of kind `"dc"`.
     denoiser
         Settings for :func:`c2lst.nn.make_denoiser`. `None` is the starter's UNet.
@@ -354,7 +356,7 @@ def pretrain(
                 bar=bar,
                 **engine,
             )
-            tok.requires_grad_(False).eval()
+            tok = decoder.average.requires_grad_(False).eval()
             curves["decoder_validation"] = [list(v) for v in decoder.validation]
     finally:
         bar.close()

@@ -151,7 +151,9 @@ class TokenizerPlan(Plan):
     With `decoder_only` the latents stay as they are, and a denoiser that draws them with them: the decoder alone learns
     on. `density` weighs the error in optical density, where a nucleus that is a little pale counts. `adversarial` is the
     say of a critic that learns to tell restored patches from real ones, relative to that of the errors, both measured by
-    their gradients at the restored pixels (Esser et al. 2021): errors alone make a patch smooth.
+    their gradients at the restored pixels (Esser et al. 2021): errors alone make a patch smooth. `matching` is that of the
+    difference between what the critic's layers see in a restored patch and in its original (Larsen et al. 2016): texture
+    as it is there, rather than any. With `ema`, what counts in the end is a moving average of the weights, `average`.
     """
 
     def __init__(
@@ -165,19 +167,31 @@ class TokenizerPlan(Plan):
         cropped: float = 0.8,
         density: float = 0.0,
         adversarial: float = 0.0,
+        matching: float = 0.0,
         decoder_only: bool = False,
+        ema: float = 0.0,
         held_out: NDArray[np.uint8] | None = None,
         check_every: int = 200,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.density, self.adversarial, self.decoder_only = density, adversarial, decoder_only
+        self.density, self.adversarial, self.matching = density, adversarial, matching
+        self.decoder_only, self.ema = decoder_only, ema
+        if matching and not adversarial:
+            raise ValueError("matching= compares what a critic sees: it needs adversarial= above 0.")
         if adversarial:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive(self.seed, 113))
                 self.critic = PatchCritic()
         self.tokenizer, self.patches, self.kl, self.noise, self.cropped = tokenizer, patches, kl, noise, cropped
         self.coarse, self.held_out, self.check_every = coarse, held_out, check_every
+        if ema:
+            self.moving = copy.deepcopy(tokenizer).requires_grad_(False)
+
+    @property
+    def average(self) -> nn.Module:
+        """What counts in the end: the moving average, or the tokenizer itself."""
+        return self.moving if self.ema else self.tokenizer
 
     def trained(self) -> list[nn.Parameter]:
         """All parameters, or those behind the latents."""
@@ -223,30 +237,44 @@ class TokenizerPlan(Plan):
         if not ramp:
             return told
         fixed = {name: p.detach() for name, p in self.critic.named_parameters()}
-        fooled = -torch.func.functional_call(self.critic, fixed, y).float().mean()
-        ours, its = (torch.autograd.grad(v, y, retain_graph=True)[0].norm() for v in (errors, fooled))
-        return told + ramp * self.adversarial * (ours / its.clamp_min(1e-8)) * fooled
+        score, seen = torch.func.functional_call(self.critic, fixed, (y,), {"features": True})
+        says = [(self.adversarial, -score.float().mean())]
+        if self.matching:
+            with torch.no_grad():
+                _, aim = self.critic(x, features=True)
+            says.append((self.matching, sum(F.l1_loss(a, b) for a, b in zip(seen, aim, strict=True))))
+        ours, *theirs = (
+            torch.autograd.grad(v, y, retain_graph=True)[0].norm() for v in (errors, *(v for _, v in says))
+        )
+        for (share, value), its in zip(says, theirs, strict=True):
+            told = told + ramp * share * (ours / its.clamp_min(1e-8)) * value
+        return told
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
-        more = tuple(n for n in ("density", "adversarial", "decoder_only") if getattr(self, n))
+        more = tuple(n for n in ("density", "adversarial", "matching", "decoder_only", "ema") if getattr(self, n))
         names = ("kl", "noise", "coarse", "cropped", *more)
         return {**super().settings(), **{name: getattr(self, name) for name in names}}
 
+    @torch.no_grad()
     def after_step(self) -> None:
-        """Look at the held-out patches now and then."""
+        """Move the average, if there is one; look at the held-out patches now and then."""
+        if self.ema:
+            decay = min(self.ema, (1 + self.step) / (10 + self.step))
+            for a, p in zip(self.moving.parameters(), self.tokenizer.parameters(), strict=True):
+                a.lerp_(p.detach(), 1 - decay)
         if self.held_out is not None and (self.step % self.check_every == 0 or self.step == self.steps):
             self.validation.append((self.step, self.validate()))
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Return the PSNR (dB, mean over patches) of held-out patches."""
+        """Return the PSNR (dB, mean over patches) of held-out patches, as the average restores them."""
         was = self.training
         self.eval()
         total = 0.0
         for start in range(0, len(self.held_out), 64):
             x = to_tensor(self.held_out[start : start + 64]).to(self.device)
-            y = decode(self.tokenizer, encode(self.tokenizer, x)).float().clamp(-1, 1)
+            y = decode(self.average, encode(self.average, x)).float().clamp(-1, 1)
             error = (y - x).div(2).square().mean(dim=(1, 2, 3))
             total += float((-10 * error.clamp_min(1e-8).log10()).sum())
         self.train(was)
@@ -325,12 +353,13 @@ class ModulationPlan(Plan):
         pool: Tensor | None = None,
         dropout: float = 0.1,
         condition_noise: float = 0.1,
+        time_shift: float = 1.0,
         held_out: tuple[Tensor, Tensor] | None = None,
         check_every: int = 100,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.modulation, self.encoder = modulation, encoder
+        self.modulation, self.encoder, self.time_shift = modulation, encoder, time_shift
         # not a submodule: the central model is frozen and not this plan's to train, move or save
         object.__setattr__(self, "frozen", denoiser)
         self.objective = Objective(scheduler)
@@ -357,7 +386,7 @@ class ModulationPlan(Plan):
         z = z.to(self.device)
         condition = torch.where(drop.to(self.device)[:, None], torch.nan, condition)
         noise = torch.randn(z.shape, generator=generator).to(z)
-        u = self.objective.draw_times(len(z), generator)
+        u = self.objective.draw_times(len(z), generator, self.time_shift)
         with attached(self.modulation, self.frozen, condition):
             return self.objective.loss(self.frozen, z, noise, u).mean()
 
