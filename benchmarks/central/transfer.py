@@ -8,6 +8,10 @@ A tenth of the spots of three sections is what each arm sees, no unpaired tissue
     The central model as it is, no genes, no training.
 `starter`
     `c2lst.tl.adapt` from the central model. Its seconds are the budget of every other arm.
+`lora`
+    The same with `modulation="lora"` (needs peft), as many steps.
+`fine-tuned`
+    Every weight of the denoiser is trained together with the modulation, from the central model.
 `random`
     `c2lst.tl.adapt` from a denoiser of the same architecture at the random initialisation of diffusers. Unlike the
     initialisation that training starts from, its output layer and adaptive norms are not zero: frozen at zero, it
@@ -26,6 +30,8 @@ noise and times for all arms. KID: samples from profiles of the sampled spots ag
 patches from the profiles of that section's spots, read by a ridge on EfficientNet-Lite0 that was fitted on all real
 spots of the three sections. Runs that stand in the table are not repeated.
 
+Memory is how much the process grew at its peak while an arm was fitted (Linux; no number elsewhere).
+
 The budget is wall time, as a user waits for it, on a machine that does nothing else. `--clock cpu` takes the time of
 the process instead: on one thread the same, and blind to what else runs.
 """
@@ -34,6 +40,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import inspect
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,11 +65,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LITE0, SAMPLED = "efficientnet-lite0", "c2lst_sampled"
-ARMS = ("unadapted", "starter", "random", "random+readout", "scratch", "scratch+tokenizer")
+ARMS = ("unadapted", "starter", "lora", "fine-tuned", "random", "random+readout", "scratch", "scratch+tokenizer")
 TOKENIZER_SHARE = 1 / 3
 REPEATS = 8  # of noise and times in a validation loss
 OUTPUTS = ("proj_out", "proj_out_2", "conv_out")  # what diffusers calls the last layer
-ADAPT_LR, SCRATCH_LR = 6e-3, 6e-4  # the defaults of tl.adapt and tl.pretrain
+SCRATCH_LR, TUNE_LR = 6e-4, 1e-4  # the default of tl.pretrain; what is usual for weights that know something
+ADAPT_LR, ADAPT_STEPS = (inspect.signature(c2l.tl.adapt).parameters[k].default for k in ("lr", "steps"))
 
 
 class Task(NamedTuple):
@@ -117,6 +125,9 @@ def random_denoiser(central: CentralModel, seed: int, *, zero: bool) -> torch.nn
         for layer in (made.adaln_single.linear, made.proj_out):
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
+    elif zero and hasattr(made, "conv_out"):
+        torch.nn.init.zeros_(made.conv_out.weight)
+        torch.nn.init.zeros_(made.conv_out.bias)
     return made
 
 
@@ -156,6 +167,28 @@ class FreePlan(ModulationPlan):
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
+class Peak:
+    """Most memory the process held within the block, over what it held before, in MB; NaN where that is not to be had."""
+
+    def __enter__(self) -> Peak:
+        self.mb = np.nan
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            self.before = self._read("VmRSS")
+        except (OSError, KeyError):
+            self.before = np.nan
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if np.isfinite(self.before):
+            self.mb = self._read("VmHWM") - self.before
+
+    @staticmethod
+    def _read(key: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(dict(line.split(":", 1) for line in lines)[key].split()[0]) / 1024
+
+
 def warm_up(here: Task, central: CentralModel) -> None:
     """Adapt for two steps: what is loaded and compiled once shall not count against the first arm."""
     c2l.tl.adapt(here.train, central, subset=SAMPLED, steps=2, seed=0, progress=False)
@@ -183,7 +216,10 @@ def trained_freely(
     if arm == "scratch+tokenizer":
         tokenizer, lost = own_tokenizer(central, seen, seconds * TOKENIZER_SHARE, seed, clock)
         trials += lost
-    start = with_parts(central, random_denoiser(central, seed, zero=arm != "random+readout"), tokenizer)
+    if arm == "fine-tuned":
+        start = with_parts(central, copy.deepcopy(central.denoiser))
+    else:
+        start = with_parts(central, random_denoiser(central, seed, zero=arm != "random+readout"), tokenizer)
     latents = torch.stack([start.encode(np.ascontiguousarray(t)) for t in _turned(seen.patches)], dim=1)
     genes = torch.from_numpy(seen.values)
     widths = [s.width for s in nn.sites(start.denoiser)]
@@ -200,7 +236,7 @@ def trained_freely(
                 raise TypeError(f"{type(denoiser).__name__} has none of {OUTPUTS} to train as its output layer.")
             free, rate = getattr(denoiser, name), ADAPT_LR
         else:
-            free, rate = denoiser, SCRATCH_LR
+            free, rate = denoiser, TUNE_LR if arm == "fine-tuned" else SCRATCH_LR
         return FreePlan(
             denoiser, start.scheduler, film, encoder, latents[seen.used], genes[seen.used],
             held_out=(latents[seen.held], genes[seen.held]) if len(seen.held) else None,
@@ -277,17 +313,20 @@ def one(
 ) -> dict[str, Any]:  # fmt: skip
     """Run one arm and return its figures."""
     tables, begun = here.train, clock()
-    if arm == "unadapted":
-        local, taken, n_steps = untouched(tables, central, seed), 0.0, 0
-    elif arm in ("starter", "random"):
-        start = central if arm == "starter" else with_parts(central, random_denoiser(central, seed, zero=False))
-        local = c2l.tl.adapt(tables, start, subset=SAMPLED, steps=steps, seed=seed, progress=False)
-        taken, n_steps = clock() - begun, steps
-    else:
-        local, n_steps, taken = trained_freely(arm, tables, central, seconds=seconds, seed=seed, clock=clock)
+    with Peak() as peak:
+        if arm == "unadapted":
+            local, taken, n_steps = untouched(tables, central, seed), 0.0, 0
+        elif arm in ("starter", "lora", "random"):
+            start = with_parts(central, random_denoiser(central, seed, zero=False)) if arm == "random" else central
+            kind = "lora" if arm == "lora" else "film"
+            local = c2l.tl.adapt(tables, start, modulation=kind, subset=SAMPLED, steps=steps, seed=seed, progress=False)
+            taken, n_steps = clock() - begun, steps
+        else:
+            local, n_steps, taken = trained_freely(arm, tables, central, seconds=seconds, seed=seed, clock=clock)
     held = spots([t[~t.obs[SAMPLED].to_numpy()].copy() for t in tables])
     values = np.concatenate([expression(s.table[s.rows], local.genes) for s in held]).astype(np.float32)
     row: dict[str, Any] = {"arm": arm, "seed": seed, "steps": n_steps, "seconds": taken, "n_held_out": len(values)}
+    row["memory_mb"] = peak.mb
     if arm != "scratch+tokenizer":
         latents = central.encode(np.concatenate([s.patches for s in held]))
         for genes, name in (("true", "loss"), ("other", "loss_other_genes"), ("none", "loss_no_genes")):
@@ -332,8 +371,8 @@ def text(table: pd.DataFrame) -> str:
             if not len(own):
                 continue
             cells = [_mean_sd(own[c], digits=5 if c.startswith("loss") else 3) for c in [*columns, "seconds"]]
-            rows.append([arm, *cells, f"{own['steps'].mean():.0f}"])
-        out.append(markdown(["arm", *columns, "seconds", "steps"], rows))
+            rows.append([arm, *cells, f"{own['steps'].mean():.0f}", f"{own['memory_mb'].mean():.0f}"])
+        out.append(markdown(["arm", *columns, "seconds", "steps", "MB"], rows))
         starter = part[part["arm"] == "starter"].set_index("seed")
         rows = []
         for arm in ARMS:
@@ -367,7 +406,9 @@ def main() -> None:
     parser.add_argument("--tissue", nargs="+", default=["her2st", "toy"], choices=["her2st", "toy"])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=500, help="of adapting; its time is the budget of the others")
+    parser.add_argument(
+        "--steps", type=int, default=ADAPT_STEPS, help="of adapting; its time is the budget of the others"
+    )
     parser.add_argument("--fraction", type=float, default=0.1)
     parser.add_argument("--n", type=int, default=400, help="samples for KID")
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
