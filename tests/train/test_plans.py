@@ -305,23 +305,3 @@ def test_matching_pulls_towards_what_the_critic_sees_in_the_original():
     assert plan.settings()["matching"] == 0.5 and "matching" not in alone.settings()
     with pytest.raises(ValueError, match="matching= compares what a critic sees"):
         train.TokenizerPlan(tokenizer, train.Pool([patches]), **{**shared, "adversarial": 0.0}, matching=1.0)
-
-
-def test_the_average_of_a_decoder_is_what_counts():
-    torch.manual_seed(0)
-    patches = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
-    tokenizer = nn.make_tokenizer(kind="dc", latent_channels=2, channels=(8, 8), layers=(0, 1))
-    shared = {"steps": 1, "batch_size": 4, "lr": 5e-3, "seed": 0, "decoder_only": True, "weight_decay": 0.0}
-    plan = train.TokenizerPlan(tokenizer, train.Pool([patches]), ema=0.9, held_out=patches, check_every=1, **shared)
-    start = plan.average.decoder.conv_in.weight.clone()
-    train.fit(plan, **ALONE)
-    moved = tokenizer.decoder.conv_in.weight.detach()
-    assert not torch.equal(moved, start)
-    torch.testing.assert_close(plan.average.decoder.conv_in.weight, start + (1 - 2 / 11) * (moved - start))
-    with torch.no_grad():
-        x = nn.to_tensor(patches)
-        error = (nn.decode(plan.average, nn.encode(plan.average, x)).clamp(-1, 1) - x).div(2).square().mean((1, 2, 3))
-    assert plan.validation[-1][1] == pytest.approx(float(-10 * error.log10().mean()), abs=1e-3)
-    # without one it is the tokenizer, and a checkpoint holds nothing twice
-    plain = train.TokenizerPlan(tokenizer, train.Pool([patches]), **shared)
-    assert plain.average is tokenizer and all(k.startswith("tokenizer.") for k in plain.state_dict())

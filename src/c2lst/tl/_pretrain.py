@@ -30,7 +30,7 @@ DENOISERS = {
     "dit": {"width": 256, "depth": 6, "heads": 4},
 }
 DECODER = {
-    "decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 0.5, "matching": 1.0, "ema": 0.995, "cropped": 1.0, "kl": 0.0,
+    "decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 0.75, "matching": 1.0, "cropped": 1.0, "kl": 0.0,
 }  # fmt: skip
 # settings of a tokenizer's training, not of its network
 OBJECTIVE = ("kl", "noise", "coarse", "cropped", "density", "adversarial", "matching", "schedule")
@@ -356,7 +356,7 @@ def pretrain(
                 bar=bar,
                 **engine,
             )
-            tok = decoder.average.requires_grad_(False).eval()
+            tok.requires_grad_(False).eval()
             curves["decoder_validation"] = [list(v) for v in decoder.validation]
     finally:
         bar.close()

@@ -153,7 +153,7 @@ class TokenizerPlan(Plan):
     say of a critic that learns to tell restored patches from real ones, relative to that of the errors, both measured by
     their gradients at the restored pixels (Esser et al. 2021): errors alone make a patch smooth. `matching` is that of the
     difference between what the critic's layers see in a restored patch and in its original (Larsen et al. 2016): texture
-    as it is there, rather than any. With `ema`, what counts in the end is a moving average of the weights, `average`.
+    as it is there, rather than any.
     """
 
     def __init__(
@@ -169,14 +169,13 @@ class TokenizerPlan(Plan):
         adversarial: float = 0.0,
         matching: float = 0.0,
         decoder_only: bool = False,
-        ema: float = 0.0,
         held_out: NDArray[np.uint8] | None = None,
         check_every: int = 200,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.density, self.adversarial, self.matching = density, adversarial, matching
-        self.decoder_only, self.ema = decoder_only, ema
+        self.decoder_only = decoder_only
         if matching and not adversarial:
             raise ValueError("matching= compares what a critic sees: it needs adversarial= above 0.")
         if adversarial:
@@ -185,13 +184,6 @@ class TokenizerPlan(Plan):
                 self.critic = PatchCritic()
         self.tokenizer, self.patches, self.kl, self.noise, self.cropped = tokenizer, patches, kl, noise, cropped
         self.coarse, self.held_out, self.check_every = coarse, held_out, check_every
-        if ema:
-            self.moving = copy.deepcopy(tokenizer).requires_grad_(False)
-
-    @property
-    def average(self) -> nn.Module:
-        """What counts in the end: the moving average, or the tokenizer itself."""
-        return self.moving if self.ema else self.tokenizer
 
     def trained(self) -> list[nn.Parameter]:
         """All parameters, or those behind the latents."""
@@ -252,29 +244,24 @@ class TokenizerPlan(Plan):
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
-        more = tuple(n for n in ("density", "adversarial", "matching", "decoder_only", "ema") if getattr(self, n))
+        more = tuple(n for n in ("density", "adversarial", "matching", "decoder_only") if getattr(self, n))
         names = ("kl", "noise", "coarse", "cropped", *more)
         return {**super().settings(), **{name: getattr(self, name) for name in names}}
 
-    @torch.no_grad()
     def after_step(self) -> None:
-        """Move the average, if there is one; look at the held-out patches now and then."""
-        if self.ema:
-            decay = min(self.ema, (1 + self.step) / (10 + self.step))
-            for a, p in zip(self.moving.parameters(), self.tokenizer.parameters(), strict=True):
-                a.lerp_(p.detach(), 1 - decay)
+        """Look at the held-out patches now and then."""
         if self.held_out is not None and (self.step % self.check_every == 0 or self.step == self.steps):
             self.validation.append((self.step, self.validate()))
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Return the PSNR (dB, mean over patches) of held-out patches, as the average restores them."""
+        """Return the PSNR (dB, mean over patches) of held-out patches."""
         was = self.training
         self.eval()
         total = 0.0
         for start in range(0, len(self.held_out), 64):
             x = to_tensor(self.held_out[start : start + 64]).to(self.device)
-            y = decode(self.average, encode(self.average, x)).float().clamp(-1, 1)
+            y = decode(self.tokenizer, encode(self.tokenizer, x)).float().clamp(-1, 1)
             error = (y - x).div(2).square().mean(dim=(1, 2, 3))
             total += float((-10 * error.clamp_min(1e-8).log10()).sum())
         self.train(was)
