@@ -55,3 +55,41 @@ def test_psnr_and_ratio(evaluate):
     real = np.full((4, 8, 8, 3), 100, dtype=np.uint8)
     assert evaluate.psnr(real + 10, real)[0] == pytest.approx(20 * np.log10(255 / 10))
     assert evaluate.ratio(np.full(5, 2.0), np.full(5, 4.0), 0) == (0.5, 0.0)
+
+
+@pytest.fixture
+def transfer(monkeypatch):
+    if not HERE.is_dir():
+        pytest.skip("the benchmarks are not part of an installed package")
+    monkeypatch.syspath_prepend(str(HERE))
+    import transfer as module
+
+    return module
+
+
+def test_peak_is_what_a_block_held_at_most(transfer):
+    with transfer.Peak() as peak:
+        big = np.ones(8_000_000)  # 64 MB
+        del big
+    if not np.isfinite(peak.mb):
+        pytest.skip("this system does not tell the peak of a process")
+    assert 55 < peak.mb < 200
+
+
+def test_from_scratch_says_nothing_at_first_and_random_weights_do(transfer):
+    import torch
+
+    import c2lst as c2l
+    from c2lst import nn
+
+    for denoiser in (
+        nn.make_denoiser(kind="unet", latent_channels=4, latent_px=8, channels=(32, 32), layers=1),
+        nn.make_denoiser(kind="dit", latent_channels=4, latent_px=8, width=32, depth=1, heads=2),
+    ):
+        tokenizer = nn.make_tokenizer(latent_channels=4, channels=(8, 8), patch_px=16)
+        scheduler = c2l.models.CentralModel.from_pretrained("toy").scheduler
+        central = c2l.models.CentralModel(tokenizer, denoiser, scheduler, mpp=2.0, patch_px=16)
+        z, t = torch.randn(2, 4, 8, 8), torch.tensor([100.0, 500.0])
+        with torch.no_grad():
+            assert not nn.denoise(transfer.random_denoiser(central, 0, zero=True), z, t).any()
+            assert nn.denoise(transfer.random_denoiser(central, 0, zero=False), z, t).std() > 1e-3
