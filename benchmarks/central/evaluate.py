@@ -334,6 +334,11 @@ def curve(table: pd.DataFrame, path: Path) -> None:
     plt.close(fig)
 
 
+def trained(central: c2l.models.CentralModel) -> int:
+    """Return the steps of the denoiser, with those of the model it was trained on from."""
+    return int(central.card.get("steps", 0)) + int((central.card.get("init") or {}).get("steps", 0))
+
+
 def text(table: pd.DataFrame, keys: dict[str, Any], said: dict[str, Any]) -> str:
     """Write the tables that a person reads."""
     first = table.iloc[0]
@@ -432,7 +437,7 @@ def main() -> None:
         seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
         print(f"{name}: {seconds:.0f} s ({cpu:.0f} s of the processor)", flush=True)
         common = {
-            "model": name, "steps": int(central.card.get("steps", 0)), "reference": args.against, "seed": args.seed,
+            "model": name, "steps": trained(central), "reference": args.against, "seed": args.seed,
             "sampler_steps": args.steps, **made_with, "seconds": round(seconds, 1),
             "cpu_seconds": round(cpu, 1),
         }  # fmt: skip

@@ -67,10 +67,12 @@ if TYPE_CHECKING:
 LITE0, SAMPLED = "efficientnet-lite0", "c2lst_sampled"
 ARMS = ("unadapted", "starter", "lora", "fine-tuned", "random", "random+readout", "scratch", "scratch+tokenizer")
 TOKENIZER_SHARE = 1 / 3
-REPEATS = 8  # of noise and times in a validation loss
+REPEATS = 4  # of noise and times in a validation loss
 OUTPUTS = ("proj_out", "proj_out_2", "conv_out")  # what diffusers calls the last layer
 SCRATCH_LR, TUNE_LR = 6e-4, 1e-4  # the default of tl.pretrain; what is usual for weights that know something
-ADAPT_LR, ADAPT_STEPS = (inspect.signature(c2l.tl.adapt).parameters[k].default for k in ("lr", "steps"))
+ADAPT_LR, ADAPT_STEPS, TIME_SHIFT = (
+    inspect.signature(c2l.tl.adapt).parameters[k].default for k in ("lr", "steps", "time_shift")
+)
 
 
 class Task(NamedTuple):
@@ -242,6 +244,7 @@ def trained_freely(
             held_out=(latents[seen.held], genes[seen.held]) if len(seen.held) else None,
             check_every=max(1, steps // 12), steps=steps, batch_size=min(32, 4 * len(genes)), lr=ADAPT_LR,
             seed=derive(seed, 25), weight_decay=0.05, free=free, free_lr=rate,
+            time_shift=1.0 if arm.startswith("scratch") else TIME_SHIFT,  # what knows no tissue must learn all of it
         )  # fmt: skip
 
     at = clock()

@@ -36,6 +36,11 @@ class Objective:
         `shift` above 1 moves them towards noise, where what a patch is made of is decided: their odds are multiplied by it.
         """
         u = torch.sigmoid(torch.randn(n, generator=generator)) if self.flow else torch.rand(n, generator=generator)
+        return self.shifted(u, shift)
+
+    @staticmethod
+    def shifted(u: Tensor, shift: float) -> Tensor:
+        """Multiply the odds of times in 0..1 by `shift`."""
         return u if shift == 1.0 else shift * u / (1 + (shift - 1) * u)
 
     def noised(self, z: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -43,6 +43,7 @@ def adapt(
     batch_size: int = 32,
     lr: float = 6e-3,
     gene_dropout: float = 0.1,
+    time_shift: float = 3.0,
     validation: float = 0.15,
     accelerator: str = "auto",
     devices: int | str = 1,
@@ -81,6 +82,9 @@ def adapt(
         Column of `obs` that names the sections of a concatenated AnnData.
     gene_dropout
         Share of spots whose genes are dropped in a step.
+    time_shift
+        Factor on the odds of a noisy time over a clean one, in training and on held-out spots (Esser et al. 2024); 1 is that of
+        pretraining. What kind of tissue a patch becomes is decided while there is much noise, and there the genes count.
     validation
         Share of the spots that is held out; with fewer than 12 spots none is.
     {engine}
@@ -127,6 +131,7 @@ def adapt(
     check_positive("steps", steps, integer=True)
     check_positive("batch_size", batch_size, integer=True)
     check_positive("lr", lr)
+    check_positive("time_shift", time_shift)
     model = central_model(central)
     seen = spots(
         data, subset=subset, table_key=table_key, patch_key=patch_key, library_key=library_key, at_least=2, what="adapt"
@@ -173,6 +178,7 @@ def adapt(
         genes_tensor[used],
         pool=few,
         dropout=gene_dropout,
+        time_shift=time_shift,
         held_out=(latents[held], genes_tensor[held]) if n_held else None,
         check_every=max(1, steps // 12),
         steps=steps,
@@ -192,6 +198,8 @@ def adapt(
         "mpp": model.mpp,
         "patch_px": model.patch_px,
         "steps": int(steps),
+        "lr": float(lr),
+        "time_shift": float(time_shift),
         "seed": int(seed),
     }
     if n_held:
@@ -234,7 +242,7 @@ def adapt(
         notes(table)["central"] = model.reference
         record(
             table, "adapt", central=model.name, modulation=modulation, gene_encoder=gene_encoder, subset=subset,
-            layer=layer, patch_key=patch_key, genes_key=genes_key, steps=steps, batch_size=batch_size, lr=lr, seed=seed,
+            layer=layer, patch_key=patch_key, genes_key=genes_key, steps=steps, batch_size=batch_size, lr=lr, time_shift=time_shift, seed=seed,
             pool=0 if pool is None else len(pool),
         )  # fmt: skip
         said = {k: v for k, v in card.items() if k not in ("curves", "hours")}

@@ -326,7 +326,11 @@ class DenoiserPlan(Plan):
 
 
 class ModulationPlan(Plan):
-    """Modulation of a frozen denoiser by the genes of few spots, beside unpaired tissue with the genes dropped."""
+    """Modulation of a frozen denoiser by the genes of few spots, beside unpaired tissue with the genes dropped.
+
+    `time_shift` above 1 leans on noisy latents, in training and on held-out spots: what kind of tissue a patch becomes is
+    decided there, and genes have little to say about the rest.
+    """
 
     def __init__(
         self,
@@ -399,6 +403,7 @@ class ModulationPlan(Plan):
             z = latents[:, k % latents.shape[1]].to(self.device)
             noise = torch.randn(z.shape, generator=generator).to(z)
             u = ((torch.randperm(len(z), generator=generator) + 0.5) / len(z) + k / repeats) % 1.0
+            u = self.objective.shifted(u, self.time_shift)
             c = condition
             if shuffle and len(z) > 1:
                 c = condition.roll(1 + k % (len(z) - 1), 0)
