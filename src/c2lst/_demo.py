@@ -65,7 +65,6 @@ def toy(seed: int) -> Job:
         "with a stain of its own.",
         caveat="This is simulated tissue. It shows that the machinery works, not that it helps on yours.",
         n_synthetic=240,
-        adapt={"steps": 200, "batch_size": 32},
     )
 
 
@@ -81,7 +80,6 @@ def her2st(seed: int, path: Path | None) -> Job:
         "sections C2, C3 and C4 to train on, C5 to test on.",
         caveat="C2 to C5 are serial sections of ONE tumour: what is shown here is a claim about that tumour.",
         n_synthetic=400,
-        adapt={"steps": 250, "batch_size": 32},
     )
 
 
