@@ -230,7 +230,7 @@ def trained_freely(
     genes = torch.from_numpy(seen.values)
     widths = [s.width for s in nn.sites(start.denoiser)]
 
-    def make(steps: int) -> FreePlan:
+    def make(steps: int, looks: int = 12) -> FreePlan:
         encoder = nn.GENE_ENCODERS["pca"].fit(seen.values, seed=derive(seed, 21))
         denoiser = copy.deepcopy(start.denoiser)
         with torch.random.fork_rng(devices=[]):
@@ -246,14 +246,15 @@ def trained_freely(
         return FreePlan(
             denoiser, start.scheduler, film, encoder, latents[seen.used], genes[seen.used],
             held_out=(latents[seen.held], genes[seen.held]) if len(seen.held) else None,
-            check_every=max(1, steps // 12), steps=steps, batch_size=min(32, 4 * len(genes)), lr=ADAPT_LR,
+            check_every=max(1, steps // looks), steps=steps, batch_size=min(32, 4 * len(genes)), lr=ADAPT_LR,
             seed=derive(seed, 25), weight_decay=0.05, free=free, free_lr=rate,
             time_shift=1.0 if arm.startswith("scratch") else TIME_SHIFT,  # what knows no tissue must learn all of it
         )  # fmt: skip
 
     at = clock()
     left = seconds - (at - begun - trials)
-    steps = steps_for(left, make, arm, clock)
+    # one look at the held-out spots in each trial, and none in the difference of two
+    steps = steps_for(left, lambda n: make(n, looks=1), arm, clock)
     trials += clock() - at
     plan = make(steps)
     fit(plan, desc=arm, progress=False)
