@@ -409,6 +409,8 @@ def test_a_model_is_trained_on(patches, same, tmp_path):
             c2l.tl.pretrain(patches, init=first, **{**more, **wrong})
     with pytest.raises(ValueError, match="init is a model of 4 um/px"):
         c2l.tl.pretrain(patches, init=first, **{**more, "mpp": 2.0})
+    with pytest.raises(ValueError, match="init is a model of 32 px"):
+        c2l.tl.pretrain(patches, init=first, patch_px=16, **more)
 
 
 def test_networks_by_default_and_as_asked(patches):

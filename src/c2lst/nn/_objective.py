@@ -71,7 +71,7 @@ def solver_of(scheduler: SchedulerMixin) -> SchedulerMixin:
 
     The flow from noise to latents is curved, the more so the nearer the latents are to white noise, and Euler's method
     loses a part of their variance on its way, 13 % of it in 20 steps: patches come out smooth. A solver of second order (Lu
-    et al. 2022) loses 1 % in as many.
+    et al. 2022) is off by 1 % in as many.
     """
     config = scheduler.config
     euler = type(scheduler) is FlowMatchEulerDiscreteScheduler

@@ -202,7 +202,7 @@ def pretrain(
         raise ValueError(
             f"num_nodes={num_nodes} needs out=, a directory that all nodes see: the latents are shared there."
         )
-    begin = _begin(init, mpp, tokenizer, denoiser)
+    begin = _begin(init, mpp, patch_px, tokenizer, denoiser)
     if begin is not None and patch_px is None:
         patch_px = begin.patch_px
     folder = _checkpoints(resume, out)
@@ -400,7 +400,7 @@ def pretrain(
     return remember(central)
 
 
-def _begin(init: Any, mpp: float, tokenizer: Any, denoiser: Any) -> CentralModel | None:
+def _begin(init: Any, mpp: float, patch_px: int | None, tokenizer: Any, denoiser: Any) -> CentralModel | None:
     """Load the model to be trained on, if any; what is asked for beside it must not contradict it."""
     from c2lst.models import CentralModel
 
@@ -414,6 +414,8 @@ def _begin(init: Any, mpp: float, tokenizer: Any, denoiser: Any) -> CentralModel
     model = init if isinstance(init, CentralModel) else CentralModel.from_pretrained(init)
     if not np.isclose(model.mpp, mpp, rtol=0.02):
         raise ValueError(f"init is a model of {model.mpp:g} um/px, the patches are of {mpp:g}; cut them at its scale.")
+    if patch_px not in (None, model.patch_px):
+        raise ValueError(f"init is a model of {model.patch_px} px, not of patch_px={patch_px}.")
     return model
 
 
