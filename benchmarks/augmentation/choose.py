@@ -59,13 +59,16 @@ class Validation:
         self.real: dict[tuple[str, int], float] = {}
 
     def score(self, synthetic: dict[str, Any], held: str, seed: int) -> tuple[float, float]:
-        """Return the mean PCC on a section left out, with real spots alone and with synthetic ones."""
-        kind = self.settings["choose"]["predictor"]
+        """Return the mean PCC over recipes on a section left out, with real spots alone and with synthetic ones."""
         draw = self.draw(held, seed)
         draw.set(**how(synthetic, self.settings))
         if (held, seed) not in self.real:
-            self.real[held, seed] = draw.run("real", kind)["rows"][0]["pcc"]
-        return self.real[held, seed], draw.run("synthetic", kind)["rows"][0]["pcc"]
+            self.real[held, seed] = self.mean(draw, "real")
+        return self.real[held, seed], self.mean(draw, "synthetic")
+
+    def mean(self, draw: Draw, arm: str) -> float:
+        """Return the mean PCC of an arm over the recipes a choice is made by."""
+        return float(np.mean([draw.run(arm, kind)["rows"][0]["pcc"] for kind in self.settings["choose"]["predictors"]]))
 
     def draw(self, held: str, seed: int) -> Draw:
         """Draw the spots of the other sections."""
@@ -166,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
     file = args.out / f"{stem}.csv"
     table = pd.read_csv(file, dtype={"central": str, "settings": str}) if file.is_file() else pd.DataFrame()
     fixed = {k: settings[k] for k in ("train", "n_top", "n_condition", "cnn_steps", "sampler_steps", "adapt", "judge")}
-    fixed |= {k: plan[k] for k in ("fraction", "predictor", "encoder")}
+    fixed |= {k: plan[k] for k in ("fraction", "predictors", "encoder")}
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
     common = {"central": central.hash[:12], "settings": digest}
 

@@ -41,7 +41,6 @@ from _results import markdown, number, provenance, write_json  # noqa: E402
 
 import c2lst as c2l  # noqa: E402
 from c2lst.models import central_model  # noqa: E402
-from c2lst.tl._arms import ARMS  # noqa: E402
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -59,7 +58,7 @@ class Part:
         said = settings["parts"][name]
         self.name, self.encoder, self.settings = name, said["encoder"], settings
         self.fractions, self.seeds, self.predictors = said["fractions"], said["seeds"], said["predictors"]
-        self.arms = said.get("arms", list(ARMS))
+        self.arms = said.get("arms", settings["arms"])
         self.source = said.get("settings", "chosen")
         file = out / FILES[self.source].format(seed=self.seeds[0])
         self.synthetic, self.origin = settings["synthetic"], "settings.json, not chosen by validation"

@@ -44,6 +44,41 @@ def test_twice_is_the_same_and_leaves_the_central_model(two, toy_central, weight
     assert not same(tensors(first), tensors(stainless))
 
 
+def test_unpaired_tissue_is_told_its_genes_or_none(two, toy_central, tensors, same):
+    settings = {"steps": 3, "pool": two[1].obsm["patches"][:8], "progress": False}
+    told = c2l.tl.adapt(two[0], toy_central, **settings)
+    silent = c2l.tl.adapt(two[0], toy_central, pool_genes="dropped", **settings)
+    assert told.card["pool_genes"] == "predicted" and silent.card["pool_genes"] == "dropped"
+    assert (told.card["lr"], silent.card["lr"]) == (3e-3, 1e-3)
+    assert not same(tensors(told), tensors(silent))
+    none = c2l.tl.adapt(two[0], toy_central, steps=3, progress=False)
+    assert none.card["pool_genes"] == "none" and none.card["lr"] == 1e-3
+    with pytest.raises(ValueError, match="pool_genes='guessed'.*'predicted'.*'dropped'"):
+        c2l.tl.adapt(two[0], toy_central, pool_genes="guessed", **settings)
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "scvi"])
+def test_predicted_genes_go_through_every_gene_encoder(toy, toy_central, encoder, monkeypatch):
+    from c2lst import train
+
+    plans = []
+
+    class Seen(train.ModulationPlan):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            plans.append(self)
+
+    monkeypatch.setattr(train, "ModulationPlan", Seen)
+    table = toy["table"].copy()
+    pool = table.obsm["patches"][:6]
+    c2l.tl.adapt(table, toy_central, gene_encoder=encoder, pool=pool, steps=1, progress=False)
+    (plan,) = plans
+    assert plan.pool_genes.shape == (6, plan.genes.shape[1]) and plan.pool.shape[:2] == (6, 8)
+    if encoder == "scvi":  # counts, of about as many as were measured
+        assert plan.pool_genes.min() >= 0
+        assert 0.3 < plan.pool_genes.sum(1).mean() / plan.genes.sum(1).mean() < 3
+
+
 def test_something_is_learned_by_the_modulation(two, tensors):
     local = c2l.tl.adapt(two[0], "toy", **QUICK)
     fitted = tensors(local)

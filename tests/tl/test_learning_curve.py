@@ -152,6 +152,20 @@ def test_goes_on_where_it_stopped(sections, runs, tmp_path):
     assert not list((tmp_path / "runs").glob("*.part"))
 
 
+def test_what_the_central_model_knows_without_drawing_a_patch(coloured, runs):
+    *train, test = (coloured(36, seed=i, name=n, px=64) for i, n in enumerate("abt"))
+    pool = coloured(40, seed=9, px=64).obsm["patches"]
+    kwargs = {"fractions": (0.5,), "seeds": [0], "pool": pool, "central": "toy", **FAST}
+    df = c2l.tl.learning_curve(train, test, arms=("real", "pseudo", "pseudo-central"), **kwargs).set_index("arm")
+    assert "pseudo-central" not in module.ARMS  # named, or not run
+    assert (df.n_synthetic.drop("real") == 40).all()
+    (draw,) = runs["draws"]
+    own, central = draw.extras["pseudo-ridge"], draw.extras["pseudo-central"]
+    np.testing.assert_array_equal(own.patches, central.patches)
+    assert own.target.shape == central.target.shape and not np.allclose(own.target, central.target)
+    assert np.isfinite(df.pcc).all()
+
+
 def test_order_of_arms_does_not_matter(sections, pool):
     train, test = sections
     kwargs = {"fractions": (0.5,), "seeds": [0], "pool": pool, **FAST}

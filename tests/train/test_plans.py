@@ -128,6 +128,35 @@ def test_with_all_genes_dropped_only_the_part_without_genes_learns():
     assert plan.modulation.out.weight.abs().sum() == 0
 
 
+def test_genes_of_unpaired_tissue_are_learned_from_and_where_they_are_told():
+    pool = torch.randn(5, 8, 2, 4, 4, generator=torch.Generator().manual_seed(9))
+    genes = torch.rand(5, 5, generator=torch.Generator().manual_seed(3))
+    with_genes, without = modulation_plan(pool=pool, pool_genes=genes), modulation_plan(pool=pool)
+    sizes = []
+    for plan in (with_genes, without):
+        plan.objective.loss = lambda model, z, noise, u, _was=plan.objective.loss: (
+            sizes.append(len(z)) or _was(model, z, noise, u)
+        )
+        plan.loss(torch.Generator().manual_seed(0))
+    assert sizes == [2 + 4, 4 + 1]  # half as many spots as unpaired patches; a quarter as many patches as spots
+    fitted = train.fit(with_genes, **ALONE)
+    other = train.fit(modulation_plan(pool=pool, pool_genes=genes.flip(0)), **ALONE)
+    assert not torch.equal(fitted.modulation.out.weight, other.modulation.out.weight)
+
+
+def test_the_step_that_is_kept_is_that_of_the_largest_gain_from_own_genes():
+    pool, genes = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(9)), torch.rand(5, 5)
+    own = {1: 1.0, 2: 1.2, 3: 1.4}
+    other = {1: 1.0, 2: 1.5, 3: 1.6}
+    for told, kept in ((genes, 2), (None, 1)):
+        plan = modulation_plan(pool=pool, pool_genes=told)
+        plan.validate = lambda shuffle=False, plan=plan: (other if shuffle else own)[plan.step]
+        for plan.step in own:
+            plan.after_step()
+        assert plan.best[2] == kept
+        assert plan.validation == list(own.items())
+
+
 def test_an_mlp_learns_with_the_modulation():
     plan = modulation_plan(encoder=nn.MLPGeneEncoder, steps=3)
     before = [p.clone() for p in plan.encoder.parameters()]

@@ -21,6 +21,7 @@ from ._files import (
     write_tensors,
 )
 from ._registry import referenced
+from ._ridge import ridge_predict, trust_distances
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,8 +77,7 @@ class Predictor:
 
     def from_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict from features (ridges), `(n, n_genes)`."""
-        z = (features - self.arrays["mean"]) @ self.arrays["rotation"]
-        return (z @ self.arrays["coef"] + self.arrays["intercept"]).astype(np.float32)
+        return ridge_predict(self.arrays, features)
 
     def from_patches(
         self,
@@ -110,8 +110,6 @@ class Predictor:
 
         The larger of two: within the main directions of the training patches, and off them.
         """
-        from ._ridge import trust_distances
-
         within, off = trust_distances(features, self.arrays)
         limit = self.arrays["trust_limit"]
         return np.maximum(within / limit[0], off / limit[1]).astype(np.float32)

@@ -147,6 +147,12 @@ def fit_ridge(
     return arrays, chosen
 
 
+def ridge_predict(arrays: dict[str, NDArray], features: NDArray) -> NDArray[np.float32]:
+    """Apply what :func:`fit_ridge` returns to features `(n, d)`."""
+    z = (features - arrays["mean"]) @ arrays["rotation"]
+    return (z @ arrays["coef"] + arrays["intercept"]).astype(np.float32)
+
+
 def fit_trust(features: NDArray) -> dict[str, NDArray]:
     """Return what :meth:`c2lst.models.Predictor.distance` needs: mean, main directions and limits of the training tissue.
 

@@ -23,6 +23,7 @@ ARMS = {  # colour, marker, line; controls that should fail are dashed
     "classical": (BLUE, "s", "-"),
     "mixup": (SKY, "D", "-"),
     "pseudo": (GREEN, "^", "-"),
+    "pseudo-central": (GREEN, "P", "-."),
     "synthetic": (VERMILLION, "o", "-"),
     "shuffled": (ORANGE, "v", "--"),
     "shuffled-within": (PURPLE, "<", "--"),

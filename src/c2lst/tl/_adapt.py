@@ -7,19 +7,21 @@ import numpy as np
 
 from c2lst._checks import check_choice, check_patches, check_positive
 from c2lst._docs import doc
-from c2lst._expression import check_genes, counts, expression
+from c2lst._expression import check_genes, counts, expression, library_size
 from c2lst._keys import Key
 from c2lst._logging import logger
 from c2lst._notes import notes, record
 from c2lst._random import derive, generator
 
-from ._inputs import check_scale, common_panel, spots
+from ._inputs import Spots, check_scale, common_panel, spots
+from ._teacher import central_teacher, stretched
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from c2lst.models import CentralModel, LocalModel
     from c2lst.nn import GeneEncoder
@@ -33,15 +35,16 @@ def adapt(
     modulation: str = "film",
     gene_encoder: str = "pca",
     pool: NDArray[np.uint8] | None = None,
+    pool_genes: str = "predicted",
     subset: str | None = None,
     layer: str | None = None,
     table_key: str = "table",
     patch_key: str = "patches",
     genes_key: str = "c2lst_genes",
     library_key: str | None = None,
-    steps: int = 200,
+    steps: int | None = None,
     batch_size: int = 32,
-    lr: float = 1e-3,
+    lr: float | None = None,
     gene_dropout: float = 0.1,
     time_shift: float = 3.0,
     validation: float = 0.15,
@@ -59,6 +62,10 @@ def adapt(
     choose the step that is kept, and to say whether the model listens: its loss with the true genes is compared to its
     loss with the genes of other spots.
 
+    Few spots say little of how genes change a patch; unpaired tissue (`pool`) of the same slides says more. A ridge on the
+    central model's features, fitted on the spots that are not held out, predicts the genes of its patches, and the modulation
+    learns from those pairs as well.
+
     Parameters
     ----------
     {data}
@@ -71,8 +78,11 @@ def adapt(
     gene_encoder
         `"pca"` (few spots), `"mlp"`, or `"scvi"` (20 spots or more).
     pool
-        Unpaired H&E of the institution, uint8 `(n, H, W, 3)` at the same scale: stain and tissue are learned from it
-        with the genes dropped.
+        Unpaired H&E of the institution, uint8 `(n, H, W, 3)` at the same scale; of more than 2,000 patches as many are drawn.
+        Tissue of test spots is tissue too: leave it out (:func:`c2lst.pp.tissue_patches` of the training sections).
+    pool_genes
+        `"predicted"`: two patches of the pool go with each spot in a step, under genes that a ridge predicts, spread as far
+        as measured ones. `"dropped"`: one goes with four spots, without genes, so that stain and tissue are learned from it.
     {subset}
     {layer}
     {table_key}
@@ -80,6 +90,10 @@ def adapt(
         Where the patches and the panel are.
     library_key
         Column of `obs` that names the sections of a concatenated AnnData.
+    steps, lr
+        Training steps and learning rate; `None` is 300 steps at 3e-3 under predicted genes, 200 at 1e-3 otherwise.
+    batch_size
+        Patches a step; under predicted genes as many of the pool, and half as many spots.
     gene_dropout
         Share of spots whose genes are dropped in a step.
     time_shift
@@ -128,6 +142,10 @@ def adapt(
     begun = time.monotonic()
     check_choice("modulation", modulation, list(MODULATIONS))
     check_choice("gene_encoder", gene_encoder, list(GENE_ENCODERS))
+    check_choice("pool_genes", pool_genes, ["predicted", "dropped"])
+    told = pool is not None and pool_genes == "predicted"
+    steps = (300 if told else 200) if steps is None else steps
+    lr = (3e-3 if told else 1e-3) if lr is None else lr
     check_positive("steps", steps, integer=True)
     check_positive("batch_size", batch_size, integer=True)
     check_positive("lr", lr)
@@ -156,19 +174,21 @@ def adapt(
         torch.manual_seed(derive(seed, 22))
         film = MODULATIONS[modulation](encoder.dim, widths, **_sized(modulation, model, encoder, widths))
         denoiser = film.bind(model.denoiser)
-    latents = torch.stack(
-        [model.encode(np.ascontiguousarray(turned)) for turned in _turned(np.concatenate([s.patches for s in seen]))],
-        dim=1,
-    )
+    patches = np.concatenate([s.patches for s in seen])
+    latents = _turns(model, patches)
     genes_tensor = torch.from_numpy(np.asarray(values, dtype=np.float32))
     n = len(values)
     order = generator(seed, 23).permutation(n)
     n_held = round(validation * n) if n >= 12 else 0
     held, used = order[:n_held], order[n_held:]
-    few = None
+    few = few_genes = None
     if pool is not None:
         rows = generator(seed, 24).permutation(len(pool))[:2000]
-        few = model.encode(np.ascontiguousarray(np.asarray(pool)[rows]))
+        unpaired = np.ascontiguousarray(np.asarray(pool)[rows])
+        few = _turns(model, unpaired) if told else model.encode(unpaired)
+    if told:
+        profiles = _predicted(model, seen, patches, used, unpaired, genes, layer, encoder_class)
+        few_genes = torch.from_numpy(profiles)
     plan = ModulationPlan(
         denoiser,
         model.scheduler,
@@ -177,6 +197,7 @@ def adapt(
         latents[used],
         genes_tensor[used],
         pool=few,
+        pool_genes=few_genes,
         dropout=gene_dropout,
         time_shift=time_shift,
         held_out=(latents[held], genes_tensor[held]) if n_held else None,
@@ -193,6 +214,7 @@ def adapt(
         "n_spots": int(n),
         "n_held_out": int(n_held),
         "n_pool": 0 if few is None else len(few),
+        "pool_genes": pool_genes if few is not None else "none",
         "subset": subset or "all spots",
         "n_genes": len(genes),
         "mpp": model.mpp,
@@ -223,6 +245,13 @@ def adapt(
                 own,
                 other,
             )
+        elif own >= none and told:
+            logger.info(
+                "The local model listens to its genes, and trusts them more than measured genes deserve (held-out loss "
+                "%.4f with the true ones, %.4f with none): its patches say more of their genes than tissue does.",
+                own,
+                none,
+            )
         elif own >= none:
             logger.warning(
                 "On held-out spots the local model does better without genes (loss %.4f) than with the true ones "
@@ -243,7 +272,7 @@ def adapt(
         record(
             table, "adapt", central=model.name, modulation=modulation, gene_encoder=gene_encoder, subset=subset,
             layer=layer, patch_key=patch_key, genes_key=genes_key, steps=steps, batch_size=batch_size, lr=lr, time_shift=time_shift, seed=seed,
-            pool=0 if pool is None else len(pool),
+            pool=0 if pool is None else len(pool), pool_genes=card["pool_genes"],
         )  # fmt: skip
         said = {k: v for k, v in card.items() if k not in ("curves", "hours")}
         table.uns[key_added] = {**dict(table.uns.get(key_added, {})), "local": said}
@@ -260,6 +289,32 @@ def gene_values(
         layer = "counts"
     x = counts(table, layer)[:, check_genes(table, genes)]
     return np.asarray(x.todense() if hasattr(x, "todense") else x, dtype=np.float32)
+
+
+def _predicted(
+    model: CentralModel, seen: list[Spots], patches: NDArray[np.uint8], used: NDArray[np.int64], pool: NDArray[np.uint8],
+    genes: list[str], layer: str | None, encoder: type[GeneEncoder],
+) -> NDArray[np.float32]:  # fmt: skip
+    """Return what a gene encoder takes, for each patch of the pool: genes predicted from the spots that are `used`."""
+    from c2lst.models._ridge import folds
+
+    log = np.concatenate([expression(s.table[s.rows], genes, layer) for s in seen])[used]
+    groups = np.concatenate([np.repeat(s.section.name, len(s.rows)) for s in seen])[used]
+    at = [np.asarray(s.table.obsm[Key.obsm.SPATIAL])[s.rows] for s in seen if Key.obsm.SPATIAL in s.table.obsm]
+    positions = np.concatenate(at)[used] if len(at) == len(seen) else None
+    teacher = central_teacher(patches[used], log, folds(groups, positions), model)
+    told = stretched(teacher(pool), log)
+    if not encoder.uses_counts:
+        return told
+    size = np.concatenate([library_size(s.table[s.rows], layer) for s in seen])[used]
+    return (np.expm1(np.clip(told, 0, None)) * np.median(size) / 1e4).astype(np.float32)
+
+
+def _turns(model: CentralModel, patches: NDArray[np.uint8]) -> Tensor:
+    """Return latents `(n, 8, C, h, w)` of the eight turns and flips of patches."""
+    import torch
+
+    return torch.stack([model.encode(np.ascontiguousarray(turned)) for turned in _turned(patches)], dim=1)
 
 
 def _sized(kind: str, model: CentralModel, encoder: GeneEncoder, widths: list[int]) -> dict[str, int]:

@@ -25,6 +25,9 @@ ARMS = (
     "unconditional",
 )
 GENERATED = ("synthetic", "shuffled", "shuffled-within", "unconditional")
+# not among the arms that run unless asked: what a generator's own features give without generating
+MORE_ARMS = ("pseudo-central",)
+PSEUDO = ("pseudo", "pseudo-central")
 
 
 @dataclass

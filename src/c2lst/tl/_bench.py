@@ -16,9 +16,10 @@ from c2lst._keys import Key
 from c2lst._logging import logger
 from c2lst._random import derive, generator
 
-from ._arms import GENERATED, Extra, classical, mixup, shuffled, shuffled_within
+from ._arms import GENERATED, PSEUDO, Extra, classical, mixup, shuffled, shuffled_within
 from ._graph import graph
 from ._inputs import Spots, check_scale, scale_of, spots
+from ._teacher import central_teacher
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -203,7 +204,7 @@ class Draw:
         from c2lst.metrics._blocks import run_sums
 
         begun = time.monotonic()
-        extra = self.pseudo(kind) if arm == "pseudo" else self.extra(arm)
+        extra = self.pseudo(arm, kind) if arm in PSEUDO else self.extra(arm)
         predict = self.fit(kind, extra)
         if arm == "real":
             self.teachers[kind] = predict
@@ -367,14 +368,20 @@ class Draw:
         parents = np.array([where[k] for k in keys])
         return Extra(made.obsm[Key.obsm.PATCHES], target, parents, profiles=profiles)
 
-    def pseudo(self, kind: str) -> Extra:
-        """Patches of the pool, labelled by the same recipe fitted on the real spots."""
-        key = f"pseudo-{kind}"
+    def pseudo(self, arm: str, kind: str) -> Extra:
+        """Patches of the pool, labelled by the same recipe fitted on the real spots, or by a ridge on central features."""
+        from c2lst.models._ridge import folds
+
+        key = f"pseudo-{kind}" if arm == "pseudo" else arm
         if key not in self.extras:
-            if kind not in self.teachers:
-                self.teachers[kind] = self.fit(kind, None)
             rows = generator(self.seed, 90).permutation(len(self.bench.pool))[: self.n_extra]
             patches, features = self.bench.pool[rows], self.bench.pool_features[rows]
-            labels = self.teachers[kind](patches, features)
+            if arm == "pseudo-central":
+                fold = folds(self.groups, self.positions)
+                labels = central_teacher(self.patches, self.target, fold, self.bench.central)(patches)
+            else:
+                if kind not in self.teachers:
+                    self.teachers[kind] = self.fit(kind, None)
+                labels = self.teachers[kind](patches, features)
             self.extras[key] = Extra(patches, labels, np.full(len(rows), -1), features)
         return self.extras[key]

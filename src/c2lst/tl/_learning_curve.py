@@ -11,7 +11,7 @@ from c2lst._docs import doc
 from c2lst._logging import progress as bar
 from c2lst._notes import jsonable
 
-from ._arms import ARMS, GENERATED
+from ._arms import ARMS, GENERATED, MORE_ARMS, PSEUDO
 from ._bench import Bench, Draw
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ def learning_curve(
         Shares of the training spots.
     arms
         `"real"`; `"classical"`: turns, flips, stain jitter; `"mixup"`: neighbours in expression mixed; `"pseudo"`:
-        patches of the pool with predicted labels; `"synthetic"`: ours; `"shuffled"`, `"shuffled-within"`: the synthetic
+        patches of the pool with predicted labels (by the same recipe); `"synthetic"`: ours; `"shuffled"`, `"shuffled-within"`: the synthetic
         patches with their genes permuted, over all or within expression clusters; `"unconditional"`: patches drawn
-        without genes.
+        without genes. Not run unless named: `"pseudo-central"`, labels predicted by a ridge on the central model's features,
+        which is what that model knows without drawing a patch.
     predictors
         Recipes, see :func:`c2lst.tl.fit_predictor`.
     {encoder}
@@ -147,7 +148,7 @@ def learning_curve(
     for f in fractions:
         check_fraction("fractions", f)
     for arm in arms:
-        check_choice("arms", arm, ARMS)
+        check_choice("arms", arm, (*ARMS, *MORE_ARMS))
     from c2lst.models._predictor import KINDS
 
     for kind in predictors:
@@ -162,8 +163,8 @@ def learning_curve(
     bench = Bench.make(
         train, test, central=central, encoder=encoder, pool=pool, n_top=n_top, n_blocks=n_blocks, layer=layer,
         table_key=table_key, patch_key=patch_key,
-        needs_pool="ridge-whitened" in (*predictors, gate_kwargs.get("kind")) or "pseudo" in arms or pool is not None,
-        needs_central=bool(set(arms) & set(GENERATED)) and fractions[0] < 1,
+        needs_pool="ridge-whitened" in (*predictors, gate_kwargs.get("kind")) or bool(set(arms) & set(PSEUDO)) or pool is not None,
+        needs_central=bool(set(arms) & {*GENERATED, "pseudo-central"}) and fractions[0] < 1,
     )  # fmt: skip
     settings = jsonable(
         {

@@ -325,8 +325,18 @@ class DenoiserPlan(Plan):
         return total / len(self.held_out)
 
 
+def _turned(latents: Tensor, rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+    """Take rows of `(n, turns and flips, C, h, w)`, each as one of its turns and flips at random."""
+    return latents[rows, torch.randint(0, latents.shape[1], (len(rows),), generator=generator)]
+
+
 class ModulationPlan(Plan):
-    """Modulation of a frozen denoiser by the genes of few spots, beside unpaired tissue with the genes dropped.
+    """Modulation of a frozen denoiser by the genes of few spots, beside unpaired tissue.
+
+    The genes of unpaired tissue are dropped, or are `pool_genes`, predicted ones. Then two patches of it go with each spot,
+    and what is kept is the step at which their own genes help held-out spots most, over the genes of other spots: under
+    predicted genes a model comes to trust genes more than measured, noisy ones deserve, and the loss alone would keep a step
+    at which it hardly listens.
 
     `time_shift` above 1 leans on noisy latents, in training and on held-out spots: what kind of tissue a patch becomes is
     decided there, and genes have little to say about the rest.
@@ -342,6 +352,7 @@ class ModulationPlan(Plan):
         genes: Tensor,
         *,
         pool: Tensor | None = None,
+        pool_genes: Tensor | None = None,
         dropout: float = 0.1,
         condition_noise: float = 0.1,
         time_shift: float = 1.0,
@@ -354,26 +365,30 @@ class ModulationPlan(Plan):
         # not a submodule: the central model is frozen and not this plan's to train, move or save
         object.__setattr__(self, "frozen", denoiser)
         self.objective = Objective(scheduler)
-        self.latents, self.genes, self.pool, self.held_out = latents, genes, pool, held_out
+        self.latents, self.genes, self.held_out = latents, genes, held_out
+        # (m, turns and flips, C, h, w); one way up where none are given
+        self.pool = pool[:, None] if pool is not None and pool.ndim == 4 else pool
+        self.pool_genes = pool_genes
         self.dropout, self.condition_noise, self.check_every = dropout, condition_noise, check_every
         self.best: tuple[float, dict[str, Tensor], int] | None = None
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        """Denoising error under the genes (dropped at random), and without them on the pool."""
-        # latents: (n, 8, C, h, w), one entry a turn and flip of the patch
-        rows = self.rows(len(self.latents), generator)
-        turn = torch.randint(0, self.latents.shape[1], (len(rows),), generator=generator)
-        z = self.latents[rows, turn]
-        condition = self.encoder(self.genes[rows].to(self.device))
+        """Denoising error under the genes (dropped at random); on the pool under those it is told, or without."""
+        # latents: (n, turns and flips, C, h, w)
+        told = self.pool_genes is not None
+        rows = self.rows(len(self.latents), generator, max(1, self.batch_size // 2) if told else None)
+        z, genes = _turned(self.latents, rows, generator), self.genes[rows]
+        silent = torch.zeros(len(rows), dtype=torch.bool)
+        if self.pool is not None:
+            extra = self.rows(len(self.pool), generator, None if told else max(1, len(rows) // 4))
+            z = torch.cat([z, _turned(self.pool, extra, generator)])
+            genes = torch.cat([genes, self.pool_genes[extra] if told else genes.new_zeros(len(extra), genes.shape[1])])
+            silent = torch.cat([silent, torch.full((len(extra),), not told)])
+        condition = self.encoder(genes.to(self.device))
         if self.condition_noise:
             jitter = torch.randn(condition.shape, generator=generator).to(condition)
             condition = condition + self.condition_noise * jitter
-        drop = torch.rand(len(z), generator=generator) < self.dropout
-        if self.pool is not None:
-            extra = self.rows(len(self.pool), generator, max(1, len(z) // 4))
-            z = torch.cat([z, self.pool[extra]])
-            drop = torch.cat([drop, torch.ones(len(extra), dtype=torch.bool)])
-            condition = torch.cat([condition, condition.new_zeros(len(extra), condition.shape[1])])
+        drop = silent | (torch.rand(len(z), generator=generator) < self.dropout)
         z = z.to(self.device)
         condition = torch.where(drop.to(self.device)[:, None], torch.nan, condition)
         noise = torch.randn(z.shape, generator=generator).to(z)
@@ -386,6 +401,8 @@ class ModulationPlan(Plan):
         if self.held_out is not None and (self.step % self.check_every == 0 or self.step == self.steps):
             value = self.validate()
             self.validation.append((self.step, value))
+            if self.pool_genes is not None:
+                value -= self.validate(shuffle=True)
             if self.best is None or value < self.best[0]:
                 state = {k: v.detach().clone() for k, v in self.state_dict().items()}
                 self.best = (value, state, self.step)
