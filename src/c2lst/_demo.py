@@ -24,13 +24,24 @@ if TYPE_CHECKING:
     from .models import CentralModel
 
 FRACTION, MPP, PATCH_PX, N_TOP = 0.1, 2.0, 64, 50
-ARMS = ("real", "classical", "mixup", "pseudo", "synthetic", "shuffled", "shuffled-within", "unconditional")
+ARMS = (
+    "real",
+    "classical",
+    "mixup",
+    "pseudo",
+    "pseudo-central",
+    "synthetic",
+    "shuffled",
+    "shuffled-within",
+    "unconditional",
+)
 PACKAGES = ("c2lst", "torch", "diffusers", "lightning", "anndata", "spatialdata", "scanpy", "squidpy", "numpy")
 WORDS = {
     "real": "the few real spots alone",
     "classical": "turned, flipped and re-stained copies of them",
     "mixup": "mixtures of neighbours in expression",
     "pseudo": "unpaired tissue with predicted labels",
+    "pseudo-central": "the same, labels from the central model's features",
     "synthetic": "synthetic spots (ours)",
     "shuffled": "synthetic patches, genes shuffled",
     "shuffled-within": "the same, shuffled among alike profiles",
