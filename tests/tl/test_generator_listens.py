@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -45,3 +47,24 @@ def test_nuclei_follow_the_density_program(taught):
     order = np.random.default_rng(0).permutation(len(moved))
     shuffled = local.sample(np.asarray(swept.X)[order], index=swept.obs["c2lst_replicate"].to_numpy(), steps=8, seed=1)
     assert spearmanr(c2l.metrics.haematoxylin_area(shuffled, threshold=PALE), moved).statistic < 0.2
+
+
+def test_genes_that_belong_to_other_patches_are_found_out(caplog):
+    sections = c2l.datasets.toy_tissue(60, sections=2)
+    c2l.pp.extract_patches(sections, mpp=2.0, patch_px=64)
+    c2l.pp.select_genes(sections, n_top=40)
+    train = [s["table"].copy() for s in sections]
+    pool = c2l.pp.tissue_patches(sections, 60, mpp=2.0, patch_px=64)
+    settings = {"pool": pool, "steps": 40, "batch_size": 16, "progress": False}
+    own = c2l.tl.adapt(train, "toy", **settings).card
+    assert own["listens"] and own["gain_from_genes"] > own["gain_standard_error"] > 0
+    # over both sections: within each, genes would still go with the section's stain
+    rows = np.random.default_rng(0).permutation(sum(t.n_obs for t in train))
+    mixed = np.concatenate([t.X.toarray() if hasattr(t.X, "toarray") else t.X for t in train])[rows]
+    for table, x in zip(train, np.split(mixed, [train[0].n_obs]), strict=True):
+        table.X = x
+    with caplog.at_level(logging.WARNING, logger="c2lst"):
+        other = c2l.tl.adapt(train, "toy", **settings).card
+    print({k: (own[k], other[k]) for k in ("gain_from_genes", "gain_standard_error", "kept_step")})
+    assert not other["listens"] and "does not listen" in caplog.text
+    assert other["gain_from_genes"] < 0.5 * own["gain_from_genes"]

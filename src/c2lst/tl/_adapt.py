@@ -227,23 +227,32 @@ def adapt(
     if n_held:
         plan.load_state_dict(plan.best[1])
         own, other, none = (
-            plan.validate(repeats=16),
-            plan.validate(shuffle=True, repeats=16),
-            plan.validate(dropped=True, repeats=16),
+            plan.held_out_loss(repeats=16),
+            plan.held_out_loss(shuffle=True, repeats=16),
+            plan.held_out_loss(dropped=True, repeats=16),
         )
+        gain = other - own
+        error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else 0.0
+        own, other, none, gain = (float(v.mean()) for v in (own, other, none, gain))
         card |= {
             "kept_step": int(plan.best[2]),
             "loss_held_out": round(own, 5),
             "loss_genes_shuffled": round(other, 5),
             "loss_genes_dropped": round(none, 5),
-            "listens": bool(own < other),
+            "gain_from_genes": round(gain, 5),
+            "gain_standard_error": round(error, 5),
+            # the step was chosen on these very spots, and a gain within its error is no gain
+            "listens": bool(gain > error),
         }
-        if own >= other:
+        if not card["listens"]:
             logger.warning(
-                "The local model does not listen to its genes: held-out loss %.4f with the true genes, %.4f with those "
-                "of other spots. Do not trust its synthetic spots; more spots, more steps or another panel may help.",
+                "The local model does not listen to its genes: on %d held-out spots the loss is %.4f with the true genes, "
+                "%.4f with those of other spots (the difference has a standard error of %.4f). Do not trust its synthetic "
+                "spots; more spots, more steps or another panel may help.",
+                n_held,
                 own,
                 other,
+                error,
             )
         elif own >= none and told:
             logger.info(

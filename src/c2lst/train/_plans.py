@@ -407,15 +407,19 @@ class ModulationPlan(Plan):
                 state = {k: v.detach().clone() for k, v in self.state_dict().items()}
                 self.best = (value, state, self.step)
 
-    @torch.no_grad()
     def validate(self, shuffle: bool = False, dropped: bool = False, repeats: int = 8) -> float:
-        """Denoising error on held-out spots at fixed noise and times; `shuffle` gives each the genes of another."""
+        """Return the mean of :meth:`held_out_loss`."""
+        return float(self.held_out_loss(shuffle=shuffle, dropped=dropped, repeats=repeats).mean())
+
+    @torch.no_grad()
+    def held_out_loss(self, shuffle: bool = False, dropped: bool = False, repeats: int = 8) -> Tensor:
+        """Denoising error of each held-out spot at fixed noise and times; `shuffle` gives each the genes of another."""
         was = self.training
         self.eval()
         generator = torch.Generator().manual_seed(derive(self.seed, 107))
         latents, genes = self.held_out
         condition = self.encoder(genes.to(self.device))
-        total, count = 0.0, 0
+        total = torch.zeros(len(latents))
         for k in range(repeats):
             z = latents[:, k % latents.shape[1]].to(self.device)
             noise = torch.randn(z.shape, generator=generator).to(z)
@@ -427,10 +431,9 @@ class ModulationPlan(Plan):
             if dropped:
                 c = torch.full_like(condition, torch.nan)
             with attached(self.modulation, self.frozen, c):
-                total += float(self.objective.loss(self.frozen, z, noise, u).sum())
-            count += len(z)
+                total += self.objective.loss(self.frozen, z, noise, u).cpu()
         self.train(was)
-        return total / count
+        return total / repeats
 
 
 class CNNPlan(Plan):
