@@ -370,7 +370,7 @@ def text(table: pd.DataFrame) -> str:
             f"{part['seed'].nunique()} seeds. KID of real patches of the three sections: {number(first['kid_real'])}; "
             f"round trip of that section's real patches: {number(part['round_trip_real'].mean())}. "
             f"Seconds are {first['clock']} time. "
-            f"Commit {first['commit']}; {first['versions']}; {first['machine']}.\n"
+            f"Commit {', '.join(dict.fromkeys(part['commit']))}; {first['versions']}; {first['machine']}.\n"
         )
         columns = ["loss", "loss_other_genes", "loss_no_genes", "kid", "round_trip", "round_trip_share"]
         rows = []

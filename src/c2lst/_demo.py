@@ -175,6 +175,8 @@ def _blocks(
         listens = (
             f"It does **not** demonstrably listen to its genes ({listens}): read everything below with that in mind."
         )
+    elif card["loss_held_out"] >= card["loss_genes_dropped"] and card.get("pool_genes") == "predicted":
+        listens = f"It **listens** to its genes, more than measured ones deserve ({listens}): its patches exaggerate."
     elif card["loss_held_out"] >= card["loss_genes_dropped"]:
         listens = f"It tells a spot's genes from another's, but does **better without any** ({listens}): overfitted to few spots."
     else:
