@@ -210,7 +210,7 @@ def _blocks(
             f"frozen.\n\n**Local model**: {local.n_parameters / 1e3:.0f} k parameters beside it "
             f"({card['share_of_central']:.1%}), fitted on {card['n_spots']} spots of {', '.join(card['sections'])} "
             f"with {card['n_genes']} genes, {card['n_held_out']} of these spots held out to choose the step; "
-            f"{card['n_pool']} unpaired patches taught it the stain. {listens}"
+            f"{card['n_pool']} unpaired patches taught it tissue and, under predicted genes, what to listen for. {listens}"
         ),
         B.figure(_figure(c2l.pl.training(local)), "Denoising loss while adapting."),
         B.heading("Real and synthetic patches of the same spots"),
