@@ -15,11 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
+    from spatialdata import SpatialData
 
     from c2lst.models import CentralModel
 
-SETTINGS = Path(__file__).with_name("settings.json")
+SETTINGS = Path(__file__).resolve().with_name("settings.json")
 SYNTHETIC = ("strategy", "guidance", "condition_noise", "n_synthetic", "keep", "weight")
+
+
+def results_of(path: Path) -> Path:
+    """Return where the results of a settings file are kept."""
+    name = "augmentation" if path == SETTINGS else f"augmentation-{path.stem}"
+    return SETTINGS.parents[1] / "results" / name
 
 
 def read_settings(path: Path = SETTINGS) -> dict[str, Any]:
@@ -67,7 +74,7 @@ def _section(
     table, grid = stem.with_name(stem.name + ".h5ad"), stem.with_name(stem.name + ".npy")
     if not table.is_file() or (pool and not grid.is_file()):
         cache.mkdir(parents=True, exist_ok=True)
-        sdata = c2l.datasets.her2st(name, path=data)
+        sdata = _toy(name) if name.startswith("toy") else c2l.datasets.her2st(name, path=data)
         if not table.is_file():
             c2l.pp.extract_patches(sdata, **scale)
             part = table.with_suffix(".part")
@@ -79,3 +86,8 @@ def _section(
                 np.save(file, c2l.pp.tissue_patches(sdata, None, **scale))
             part.replace(grid)
     return ad.read_h5ad(table), np.load(grid) if pool else None
+
+
+def _toy(name: str) -> SpatialData:
+    """Return the simulated section of that number, of 200 spots; each has a layout, a stain and a depth of its own."""
+    return c2l.datasets.toy_tissue(200, sections=int(name.removeprefix("toy")) + 1)[-1]

@@ -36,7 +36,7 @@ import pandas as pd
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "central"))
 
-from _data import SETTINGS, how, read_settings, tables, tissue  # noqa: E402
+from _data import SETTINGS, how, read_settings, results_of, tables, tissue  # noqa: E402
 from _results import markdown, number, provenance, write_json  # noqa: E402
 
 import c2lst as c2l  # noqa: E402
@@ -231,7 +231,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="directory of her2st; left out, the sections are downloaded")
     parser.add_argument("--central", help="central model; left out, that of the settings")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "augmentation")
+    parser.add_argument("--out", type=Path, help="left out, results/augmentation, or that of other settings beside it")
     parser.add_argument("--settings", type=Path, default=SETTINGS)
     parser.add_argument("--cache", type=Path, default=c2l.settings.cache_dir / "benchmarks" / "augmentation")
     parser.add_argument("--only", nargs="+", metavar="PART", help="names of parts; left out, all")
@@ -240,7 +240,11 @@ def main(argv: list[str] | None = None) -> None:
         "--as-set", action="store_true", help="synthetic spots as settings.json says, where nothing is chosen"
     )
     args = parser.parse_args(argv)
-    began, settings = time.monotonic(), read_settings(args.settings)
+    args.settings = args.settings.resolve()
+    args.out = results_of(args.settings) if args.out is None else args.out
+    began, settings, kept = time.monotonic(), read_settings(args.settings), args.cache / "runs"
+    if args.settings != SETTINGS:
+        kept = kept / args.settings.stem
     unknown = sorted(set(args.only or []) - set(settings["parts"]))
     if unknown:
         parser.error(f"there is no part {unknown}; there are {list(settings['parts'])}")
@@ -262,8 +266,8 @@ def main(argv: list[str] | None = None) -> None:
     for part in parts:
         left = None if args.minutes is None else args.minutes - (time.monotonic() - began) / 60
         if part in asked and (left is None or left > 0):
-            frames[part.name] = part.run(train, test, pool, central, args.cache / "runs", left)
-        elif (known := part.read(central, args.cache / "runs")) is not None:
+            frames[part.name] = part.run(train, test, pool, central, kept, left)
+        elif (known := part.read(central, kept)) is not None:
             frames[part.name] = known
     n_test = len(settings["test"])
     pages = [f"# Do synthetic spots help?\n\nCentral model {central.name} ({central.hash[:12]}).\n"]

@@ -2,7 +2,8 @@
 
     python benchmarks/central/transfer.py --central starter --data her2st --out benchmarks/results/central
 
-A tenth of the spots of three sections is what each arm sees, no unpaired tissue. The arms:
+A tenth of the spots of three sections is what each arm sees; with `--pool` also the tissue of these sections without
+its genes, under genes that a ridge on the features of the arm's own start predicts (`c2lst.tl.adapt(pool=)`). The arms:
 
 `unadapted`
     The central model as it is, no genes, no training.
@@ -10,6 +11,8 @@ A tenth of the spots of three sections is what each arm sees, no unpaired tissue
     `c2lst.tl.adapt` from the central model. Its seconds are the budget of every other arm.
 `lora`
     The same with `modulation="lora"` (needs peft), as many steps.
+`mlp`, `scvi`
+    The same with another gene encoder, as many steps.
 `fine-tuned`
     Every weight of the denoiser is trained together with the modulation, from the central model.
 `random`
@@ -58,8 +61,8 @@ from c2lst import nn
 from c2lst._expression import expression
 from c2lst._random import derive, generator
 from c2lst.models import CentralModel, LocalModel
-from c2lst.tl._adapt import _sized, _turned
-from c2lst.tl._inputs import common_panel, spots
+from c2lst.tl._adapt import DEFAULTS, _sized, drawn_pool, gene_values, predicted, turns
+from c2lst.tl._inputs import Spots, common_panel, spots
 from c2lst.train import ModulationPlan, Pool, TokenizerPlan, fit
 
 if TYPE_CHECKING:
@@ -67,14 +70,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LITE0, SAMPLED = "efficientnet-lite0", "c2lst_sampled"
-ARMS = ("unadapted", "starter", "lora", "fine-tuned", "random", "random+readout", "scratch", "scratch+tokenizer")
+ARMS = (
+    "unadapted",
+    "starter",
+    "lora",
+    "mlp",
+    "scvi",
+    "fine-tuned",
+    "random",
+    "random+readout",
+    "scratch",
+    "scratch+tokenizer",
+)
 TOKENIZER_SHARE = 1 / 3
 REPEATS = 4  # of noise and times in a validation loss
 OUTPUTS = ("proj_out", "proj_out_2", "conv_out")  # what diffusers calls the last layer
 SCRATCH_LR, TUNE_LR = 6e-4, 1e-4  # the default of tl.pretrain; what is usual for weights that know something
-ADAPT_LR, ADAPT_STEPS, TIME_SHIFT = (
-    inspect.signature(c2l.tl.adapt).parameters[k].default for k in ("lr", "steps", "time_shift")
-)
+TIME_SHIFT = inspect.signature(c2l.tl.adapt).parameters["time_shift"].default
 
 
 class Task(NamedTuple):
@@ -100,8 +112,9 @@ def task(tissue: str, data: Path | None, central: CentralModel, n_toy: int) -> T
 
 
 class Few(NamedTuple):
-    """What an arm is trained on: patches, profiles of the panel, and which rows it holds out."""
+    """What an arm is trained on: spots, their patches and profiles of the panel, and which rows it holds out."""
 
+    spots: list[Spots]
     patches: NDArray[np.uint8]
     values: NDArray[np.float32]
     genes: list[str]
@@ -115,7 +128,7 @@ def few(tables: list[AnnData], seed: int, validation: float = 0.15) -> Few:
     values = np.concatenate([expression(s.table[s.rows], genes) for s in seen]).astype(np.float32)
     order = generator(seed, 23).permutation(len(values))
     cut = round(validation * len(values)) if len(values) >= 12 else 0
-    return Few(np.concatenate([s.patches for s in seen]), values, genes, order[cut:], order[:cut])
+    return Few(seen, np.concatenate([s.patches for s in seen]), values, genes, order[cut:], order[:cut])
 
 
 def random_denoiser(central: CentralModel, seed: int, *, zero: bool) -> torch.nn.Module:
@@ -211,8 +224,8 @@ def steps_for(seconds: float, make, desc: str, clock) -> int:
 
 
 def trained_freely(
-    arm: str, tables: list[AnnData], central: CentralModel, *, seconds: float, seed: int, clock
-) -> tuple[LocalModel, int, float]:
+    arm: str, tables: list[AnnData], central: CentralModel, *, pool: NDArray[np.uint8] | None, seconds: float, seed: int, clock
+) -> tuple[LocalModel, int, float]:  # fmt: skip
     """Train an arm that moves weights of the denoiser, for `seconds`; return it, its steps and its seconds.
 
     The trials that find the number of steps are not counted.
@@ -226,8 +239,12 @@ def trained_freely(
         start = with_parts(central, copy.deepcopy(central.denoiser))
     else:
         start = with_parts(central, random_denoiser(central, seed, zero=arm != "random+readout"), tokenizer)
-    latents = torch.stack([start.encode(np.ascontiguousarray(t)) for t in _turned(seen.patches)], dim=1)
-    genes = torch.from_numpy(seen.values)
+    latents, genes, unpaired, told = turns(start, seen.patches), torch.from_numpy(seen.values), None, None
+    if pool is not None:
+        drawn, pca = drawn_pool(pool, seed), nn.GENE_ENCODERS["pca"]
+        unpaired = turns(start, drawn)
+        told = torch.from_numpy(predicted(start, seen.spots, seen.patches, seen.used, drawn, seen.genes, None, pca))
+    adapt_lr = DEFAULTS[pool is not None][1]
     widths = [s.width for s in nn.sites(start.denoiser)]
 
     def make(steps: int, looks: int = 12) -> FreePlan:
@@ -240,13 +257,13 @@ def trained_freely(
             name = next((o for o in OUTPUTS if hasattr(denoiser, o)), None)
             if name is None:
                 raise TypeError(f"{type(denoiser).__name__} has none of {OUTPUTS} to train as its output layer.")
-            free, rate = getattr(denoiser, name), ADAPT_LR
+            free, rate = getattr(denoiser, name), adapt_lr
         else:
             free, rate = denoiser, TUNE_LR if arm == "fine-tuned" else SCRATCH_LR
         return FreePlan(
-            denoiser, start.scheduler, film, encoder, latents[seen.used], genes[seen.used],
+            denoiser, start.scheduler, film, encoder, latents[seen.used], genes[seen.used], pool=unpaired, pool_genes=told,
             held_out=(latents[seen.held], genes[seen.held]) if len(seen.held) else None,
-            check_every=max(1, steps // looks), steps=steps, batch_size=min(32, 4 * len(genes)), lr=ADAPT_LR,
+            check_every=max(1, steps // looks), steps=steps, batch_size=min(32, 4 * len(genes)), lr=adapt_lr,
             seed=derive(seed, 25), weight_decay=0.05, free=free, free_lr=rate,
             time_shift=1.0 if arm.startswith("scratch") else TIME_SHIFT,  # what knows no tissue must learn all of it
         )  # fmt: skip
@@ -317,24 +334,30 @@ def untouched(tables: list[AnnData], central: CentralModel, seed: int) -> LocalM
 
 def one(
     arm: str, here: Task, central: CentralModel, *, seed: int, steps: int, seconds: float, judge, kid, clock, sampler_steps: int,
-    n: int,
+    n: int, pool: NDArray[np.uint8] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run one arm and return its figures."""
     tables, begun = here.train, clock()
     with Peak() as peak:
         if arm == "unadapted":
             local, taken, n_steps = untouched(tables, central, seed), 0.0, 0
-        elif arm in ("starter", "lora", "random"):
+        elif arm in ("starter", "lora", "mlp", "scvi", "random"):
             start = with_parts(central, random_denoiser(central, seed, zero=False)) if arm == "random" else central
-            kind = "lora" if arm == "lora" else "film"
-            local = c2l.tl.adapt(tables, start, modulation=kind, subset=SAMPLED, steps=steps, seed=seed, progress=False)
+            local = c2l.tl.adapt(
+                tables, start, modulation="lora" if arm == "lora" else "film",
+                gene_encoder=arm if arm in ("mlp", "scvi") else "pca", pool=pool, subset=SAMPLED, steps=steps, seed=seed,
+                progress=False,
+            )  # fmt: skip
             taken, n_steps = clock() - begun, steps
         else:
-            local, n_steps, taken = trained_freely(arm, tables, central, seconds=seconds, seed=seed, clock=clock)
+            local, n_steps, taken = trained_freely(
+                arm, tables, central, pool=pool, seconds=seconds, seed=seed, clock=clock
+            )
     held = spots([t[~t.obs[SAMPLED].to_numpy()].copy() for t in tables])
-    values = np.concatenate([expression(s.table[s.rows], local.genes) for s in held]).astype(np.float32)
+    values = [gene_values(s.table[s.rows], local.genes, None, local.gene_encoder) for s in held]
+    values = np.concatenate(values).astype(np.float32)
     row: dict[str, Any] = {"arm": arm, "seed": seed, "steps": n_steps, "seconds": taken, "n_held_out": len(values)}
-    row["memory_mb"] = peak.mb
+    row |= {"memory_mb": peak.mb, "n_pool": 0 if pool is None else len(pool)}
     if arm != "scratch+tokenizer":
         latents = central.encode(np.concatenate([s.patches for s in held]))
         for genes, name in (("true", "loss"), ("other", "loss_other_genes"), ("none", "loss_no_genes")):
@@ -354,7 +377,16 @@ def one(
     return row
 
 
-SETTINGS = ["hash", "tissue", "fraction", "adapt_steps", "n_asked", "sampler_steps", "clock"]  # never averaged over
+SETTINGS = [
+    "hash",
+    "tissue",
+    "pool",
+    "fraction",
+    "adapt_steps",
+    "n_asked",
+    "sampler_steps",
+    "clock",
+]  # never averaged over
 FIGURES = (("loss", -1), ("kid", -1), ("round_trip", 1), ("round_trip_share", 1))
 
 
@@ -363,7 +395,7 @@ def text(table: pd.DataFrame) -> str:
     out = ["# Does the central model transfer?\n"]
     for (central, _, tissue, *_), part in table.groupby(["central", *SETTINGS], sort=False):
         first = part.iloc[0]
-        out.append(f"## {central} on {tissue}\n")
+        out.append(f"## {central} on {tissue}{', with unpaired tissue' if first['pool'] else ''}\n")
         out.append(
             f"{first['n_spots']} spots of three sections, {first['n_held_out']} held out; {first['n_synthetic']} samples "
             f"against {first['n_reference']} patches of a section never seen; mean (sd) over "
@@ -415,8 +447,9 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--steps", type=int, default=ADAPT_STEPS, help="of adapting; its time is the budget of the others"
+        "--steps", type=int, help="of adapting (left out: its default); its time is the budget of the others"
     )
+    parser.add_argument("--pool", action="store_true", help="with unpaired tissue of the three sections")
     parser.add_argument("--fraction", type=float, default=0.1)
     parser.add_argument("--n", type=int, default=400, help="samples for KID")
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
@@ -426,15 +459,19 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.seeds, args.steps, args.n, args.sampler_steps = 1, 10, 24, 2
+    args.steps = args.steps or DEFAULTS[args.pool][0]
     arms = ["starter", *(a for a in ARMS if a in args.arms and a != "starter")]
     central = CentralModel.from_pretrained(args.central)
     features, made_with = Features(args.cache), provenance()
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "transfer.csv"
     table = pd.read_csv(file, dtype={"hash": str}) if file.is_file() else pd.DataFrame()
+    if len(table) and "pool" not in table:  # of before there was a choice
+        table.insert(table.columns.get_loc("tissue") + 1, "pool", False)
     name = Path(args.central).name
     for tissue in args.tissue:
         here = task(tissue, args.data, central, 40 if args.quick else 200)
+        pool = np.concatenate(list(here.train_patches.values())) if args.pool else None
         n = min(args.n, len(here.test_patches), sum(map(len, here.train_patches.values())))
         pick = np.sort(generator(0, 53).permutation(len(here.test_patches))[:n])
         reference = features(here.test_patches[pick], LITE0)
@@ -451,13 +488,11 @@ def main() -> None:
             if seed == 0:
                 warm_up(here, central)
             for arm in arms:
-                key = {"hash": central.hash[:12], "tissue": tissue, "arm": arm, "seed": seed, "fraction": args.fraction}
-                key |= {
-                    "adapt_steps": args.steps,
-                    "n_asked": args.n,
-                    "sampler_steps": args.sampler_steps,
-                    "clock": args.clock,
-                }
+                key = {
+                    "hash": central.hash[:12], "tissue": tissue, "pool": args.pool, "arm": arm, "seed": seed,
+                    "fraction": args.fraction, "adapt_steps": args.steps, "n_asked": args.n,
+                    "sampler_steps": args.sampler_steps, "clock": args.clock,
+                }  # fmt: skip
                 if len(table) and (done := (table[list(key)] == pd.Series(key)).all(axis=1)).any():
                     budget = float(table.loc[done, "seconds"].iloc[0]) if arm == "starter" else budget
                     continue
@@ -465,7 +500,7 @@ def main() -> None:
                     judge = c2l.tl.fit_predictor(here.train, kind="ridge", encoder=LITE0, progress=False)
                 row = one(
                     arm, here, central, seed=seed, steps=args.steps, seconds=budget, judge=judge, kid=kid, clock=CLOCKS[args.clock],
-                    sampler_steps=args.sampler_steps, n=args.n,
+                    sampler_steps=args.sampler_steps, n=args.n, pool=pool,
                 )  # fmt: skip
                 budget = row["seconds"] if arm == "starter" else budget
                 n_spots = sum(int(t.obs[SAMPLED].sum()) for t in here.train)

@@ -57,6 +57,13 @@ def test_unpaired_tissue_is_told_its_genes_or_none(two, toy_central, tensors, sa
         c2l.tl.adapt(two[0], toy_central, pool_genes="guessed", **settings)
 
 
+def test_one_bar_counts_the_tissue_and_the_steps(two, toy_central, capsys):
+    pool = two[0].obsm["patches"][:6]
+    c2l.tl.adapt(two[0], toy_central, pool=pool, steps=3, progress=True)
+    said = capsys.readouterr().err
+    assert "tissue" in said and "adapt: 100%" in said and "11/11" in said
+
+
 @pytest.mark.parametrize("encoder", ["mlp", "scvi"])
 def test_predicted_genes_go_through_every_gene_encoder(toy, toy_central, encoder, monkeypatch):
     from c2lst import train

@@ -106,6 +106,18 @@ def test_copies_of_the_real_spots_change_nothing(sections, as_synthetic):
         assert np.array_equal(plain.arrays["trust_mean"], doubled.arrays["trust_mean"])  # trust knows real spots alone
 
 
+def test_synthetic_spots_weigh_what_won_by_validation(sections, as_synthetic):
+    from c2lst.tl._fit_predictor import usual_weight
+
+    given = {"synthetic": as_synthetic(sections)}
+    assert c2l.tl.fit_predictor(sections, **given, **RGB).card["synthetic_weight"] == 10
+    assert c2l.tl.fit_predictor(sections, **given, **RGB, weight=2).card["synthetic_weight"] == 2
+    assert c2l.tl.fit_predictor(sections, **RGB).card["synthetic_weight"] == 0
+    kinds = ("ridge", "ridge-whitened", "cnn")
+    assert [usual_weight(kind, "central") for kind in kinds] == [1, 1, 10]
+    assert {usual_weight(kind, "rgb") for kind in kinds} == {10}
+
+
 def test_whitened_by_the_pool_alone(sections, coloured, same):
     pool = coloured(80, seed=9).obsm["patches"]
     predictor = c2l.tl.fit_predictor(sections, kind="ridge-whitened", pool=pool, **RGB)

@@ -117,6 +117,20 @@ def test_best_state_is_that_of_the_lowest_held_out_loss():
     assert plan.validate() == plan.validate()
 
 
+def test_others_of_the_same_group_alone():
+    plan = modulation_plan(held_out_groups=np.array(["b", "a", "b"]))
+    for k in range(4):
+        assert plan._others(3, k, within=True).tolist() == [2, 1, 0]
+        assert sorted(plan._others(3, k, within=False).tolist()) == [0, 1, 2]
+        assert not (plan._others(3, k, within=False) == torch.arange(3)).any()
+    loss = plan.held_out_loss(shuffle=True, within=True)
+    assert loss.isfinite().tolist() == [True, False, True]  # alone in its group: nothing to compare
+    torch.testing.assert_close(loss[[0, 2]], plan.held_out_loss()[[0, 2]])  # untrained: genes say nothing yet
+    plan.held_out_groups = np.array(["b"] * 3)
+    for k in range(4):
+        assert torch.equal(plan._others(3, k, within=True), plan._others(3, k, within=False))
+
+
 def test_before_training_genes_change_no_held_out_loss():
     plan = modulation_plan().eval()
     assert plan.validate() == plan.validate(shuffle=True) == plan.validate(dropped=True)

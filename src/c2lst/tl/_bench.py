@@ -235,12 +235,15 @@ class Draw:
         from c2lst.models._cnn import fit_cnn
         from c2lst.models._ridge import fit_ridge, folds
 
+        from ._fit_predictor import usual_weight
+
         bench, n = self.bench, len(self.patches)
         target, weight = self.target, np.ones(n)
         fold = folds(self.groups, self.positions)
         if extra is not None:
             target = np.concatenate([target, extra.target])
-            weight = np.concatenate([weight, np.full(len(extra.patches), self.weight * n / len(extra.patches))])
+            share = usual_weight(kind, bench.encoder) if self.weight is None else self.weight
+            weight = np.concatenate([weight, np.full(len(extra.patches), share * n / len(extra.patches))])
             fold = np.concatenate([fold, np.where(extra.parent >= 0, fold[extra.parent], -1)])
         real = np.arange(len(target)) < n
         network = None

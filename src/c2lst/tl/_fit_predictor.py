@@ -34,7 +34,7 @@ def fit_predictor(
     central: CentralModel | str | None = None,
     subset: str | None = None,
     layer: str | None = None,
-    weight: float = 1.0,
+    weight: float | None = None,
     table_key: str = "table",
     patch_key: str = "patches",
     genes_key: str = "c2lst_genes",
@@ -63,7 +63,8 @@ def fit_predictor(
     {subset}
     {layer}
     weight
-        Weight of all synthetic spots together, in units of that of all real ones.
+        Weight of all synthetic spots together, in units of that of all real ones; `None` is 10, and 1 for a ridge on
+        features of the central model, which need them less.
     {table_key}
     patch_key, genes_key
         Where the patches and the panel are.
@@ -107,6 +108,7 @@ def fit_predictor(
     begun = time.monotonic()
     check_choice("kind", kind, KINDS)
     get_encoder(encoder)
+    weight = usual_weight(kind, encoder) if weight is None else weight
     check_positive("weight", weight)
     check_positive("steps", steps, integer=True)
     seen = spots(
@@ -187,3 +189,10 @@ def fit_predictor(
 
 def _positions(spots_: Any) -> NDArray:
     return np.asarray(spots_.table.obsm["spatial"])[spots_.rows][:, :2]
+
+
+def usual_weight(kind: str, encoder: str) -> float:
+    """Return the weight of extra samples where none is asked for: what won inside training sections."""
+    from c2lst.models import get_encoder
+
+    return 1.0 if kind != "cnn" and get_encoder(encoder).needs_central else 10.0

@@ -44,7 +44,7 @@ def learning_curve(
     n_top: int = 50,
     n_condition: int = 100,
     n_synthetic: int | None = None,
-    weight: float = 1.0,
+    weight: float | None = None,
     adapt_kwargs: dict[str, Any] | None = None,
     augment_kwargs: dict[str, Any] | None = None,
     gate_kwargs: dict[str, Any] | None = None,
@@ -93,7 +93,8 @@ def learning_curve(
     n_synthetic
         Extra samples of every arm; `None` is ten for each drawn spot, 600 at most.
     weight
-        Weight of all extra samples together, in units of that of the real ones.
+        Weight of all extra samples together, in units of that of the real ones; `None` is that of
+        :func:`c2lst.tl.fit_predictor`.
     adapt_kwargs, augment_kwargs
         For :func:`c2lst.tl.adapt` and :func:`c2lst.tl.augment`.
     gate_kwargs

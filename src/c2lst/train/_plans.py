@@ -357,6 +357,7 @@ class ModulationPlan(Plan):
         condition_noise: float = 0.1,
         time_shift: float = 1.0,
         held_out: tuple[Tensor, Tensor] | None = None,
+        held_out_groups: NDArray | None = None,
         check_every: int = 100,
         **kwargs: Any,
     ):
@@ -365,7 +366,7 @@ class ModulationPlan(Plan):
         # not a submodule: the central model is frozen and not this plan's to train, move or save
         object.__setattr__(self, "frozen", denoiser)
         self.objective = Objective(scheduler)
-        self.latents, self.genes, self.held_out = latents, genes, held_out
+        self.latents, self.genes, self.held_out, self.held_out_groups = latents, genes, held_out, held_out_groups
         # (m, turns and flips, C, h, w); one way up where none are given
         self.pool = pool[:, None] if pool is not None and pool.ndim == 4 else pool
         self.pool_genes = pool_genes
@@ -412,8 +413,13 @@ class ModulationPlan(Plan):
         return float(self.held_out_loss(shuffle=shuffle, dropped=dropped, repeats=repeats).mean())
 
     @torch.no_grad()
-    def held_out_loss(self, shuffle: bool = False, dropped: bool = False, repeats: int = 8) -> Tensor:
-        """Denoising error of each held-out spot at fixed noise and times; `shuffle` gives each the genes of another."""
+    def held_out_loss(
+        self, shuffle: bool = False, dropped: bool = False, repeats: int = 8, within: bool = False
+    ) -> Tensor:
+        """Denoising error of each held-out spot at fixed noise and times.
+
+        `shuffle` gives each the genes of another, `within` of the same group; NaN for a spot that is alone in its group.
+        """
         was = self.training
         self.eval()
         generator = torch.Generator().manual_seed(derive(self.seed, 107))
@@ -427,13 +433,26 @@ class ModulationPlan(Plan):
             u = self.objective.shifted(u, self.time_shift)
             c = condition
             if shuffle and len(z) > 1:
-                c = condition.roll(1 + k % (len(z) - 1), 0)
+                c = condition[self._others(len(z), k, within)]
             if dropped:
                 c = torch.full_like(condition, torch.nan)
             with attached(self.modulation, self.frozen, c):
                 total += self.objective.loss(self.frozen, z, noise, u).cpu()
         self.train(was)
+        if shuffle and within and self.held_out_groups is not None:
+            _, group, size = np.unique(self.held_out_groups, return_inverse=True, return_counts=True)
+            total[torch.from_numpy(size[group] == 1)] = torch.nan
         return total / repeats
+
+    def _others(self, n: int, k: int, within: bool) -> Tensor:
+        """Return for each held-out spot whose genes it is given in round `k`."""
+        rows = torch.arange(n)
+        if not within or self.held_out_groups is None:
+            return rows.roll(1 + k % (n - 1))
+        for name in np.unique(self.held_out_groups):
+            own = np.flatnonzero(self.held_out_groups == name)
+            rows[own] = torch.from_numpy(np.roll(own, 1 + k % max(1, len(own) - 1)))
+        return rows
 
 
 class CNNPlan(Plan):
