@@ -445,7 +445,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/central"))
     parser.add_argument("--tissue", nargs="+", default=["her2st", "toy"], choices=["her2st", "toy"])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--steps", type=int, help="of adapting (left out: its default); its time is the budget of the others"
     )
@@ -458,7 +458,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="does it run? One seed, 10 steps, 24 samples")
     args = parser.parse_args()
     if args.quick:
-        args.seeds, args.steps, args.n, args.sampler_steps = 1, 10, 24, 2
+        args.seeds, args.steps, args.n, args.sampler_steps = [0], 10, 24, 2
     args.steps = args.steps or DEFAULTS[args.pool][0]
     arms = ["starter", *(a for a in ARMS if a in args.arms and a != "starter")]
     central = CentralModel.from_pretrained(args.central)
@@ -481,11 +481,11 @@ def main() -> None:
         def kid(patches: NDArray[np.uint8], reference: NDArray = reference) -> tuple[float, float]:
             return c2l.metrics.kid(reference, features(patches, LITE0, keep=False), n_subsets=100)
 
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             c2l.pp.subsample(here.train, args.fraction, seed=seed)
             c2l.pp.select_genes(here.train, n_top=50, subset=SAMPLED)
             judge, budget = None, np.nan
-            if seed == 0:
+            if seed == args.seeds[0]:
                 warm_up(here, central)
             for arm in arms:
                 key = {
