@@ -13,7 +13,7 @@ from c2lst._logging import logger
 from c2lst._notes import notes, record
 from c2lst._random import derive, generator
 
-from ._inputs import Spots, check_scale, common_panel, spots
+from ._inputs import Spots, check_scale, common_panel, section_names, spots
 from ._teacher import central_teacher, stretched
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from c2lst.models import CentralModel, LocalModel
     from c2lst.nn import GeneEncoder
-    from c2lst.train import Bar
+    from c2lst.train import Bar, ModulationPlan
 
 DEFAULTS = {True: (300, 3e-3), False: (200, 1e-3)}  # steps and lr, with predicted genes and without
 N_POOL = 2000  # patches of the pool, at most
@@ -181,7 +181,6 @@ def adapt(
     patches = np.concatenate([s.patches for s in seen])
     latents = turns(model, patches)
     genes_tensor = torch.from_numpy(np.asarray(values, dtype=np.float32))
-    sections = np.concatenate([np.repeat(s.section.name, len(s.rows)) for s in seen])
     n = len(values)
     order = generator(seed, 23).permutation(n)
     n_held = round(validation * n) if n >= 12 else 0
@@ -205,7 +204,7 @@ def adapt(
         dropout=gene_dropout,
         time_shift=time_shift,
         held_out=(latents[held], genes_tensor[held]) if n_held else None,
-        held_out_groups=sections[held],
+        held_out_groups=section_names(seen)[held],
         check_every=max(1, steps // 12),
         steps=steps,
         batch_size=min(batch_size, 4 * n),
@@ -231,53 +230,7 @@ def adapt(
         "seed": int(seed),
     }
     if n_held:
-        plan.load_state_dict(plan.best[1])
-        repeats = min(64, max(16, 1024 // n_held))
-        own = plan.held_out_loss(repeats=repeats)
-        none = plan.held_out_loss(dropped=True, repeats=repeats)
-        # of the same section: genes that say no more than whose stain it is are not listened to
-        other = plan.held_out_loss(shuffle=True, repeats=repeats, within=True)
-        if other.isfinite().sum() < 3:
-            other = plan.held_out_loss(shuffle=True, repeats=repeats)
-        gain = (other - own)[other.isfinite()]
-        error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else 0.0
-        own, none, gain = (float(v.mean()) for v in (own, none, gain))
-        other = own + gain
-        card |= {
-            "kept_step": int(plan.best[2]),
-            "loss_held_out": round(own, 5),
-            "loss_genes_shuffled": round(other, 5),
-            "loss_genes_dropped": round(none, 5),
-            "gain_from_genes": round(gain, 5),
-            "gain_standard_error": round(error, 5),
-            # one-sided, at 5 %; lenient at that, as the step was chosen on these very spots
-            "listens": bool(gain > 1.645 * error),
-        }
-        if not card["listens"]:
-            logger.warning(
-                "The local model does not demonstrably listen to its genes: on %d held-out spots the loss is %.4f with the "
-                "true genes, %.4f with those of other spots of the same section (the difference has a standard error of "
-                "%.4f). Do not trust its synthetic spots; more spots, more steps or another panel may help.",
-                n_held,
-                own,
-                other,
-                error,
-            )
-        elif own >= none and told:
-            logger.info(
-                "The local model listens to its genes, and trusts them more than measured genes deserve (held-out loss "
-                "%.4f with the true ones, %.4f with none): its patches say more of their genes than tissue does.",
-                own,
-                none,
-            )
-        elif own >= none:
-            logger.warning(
-                "On held-out spots the local model does better without genes (loss %.4f) than with the true ones "
-                "(%.4f): what it learned of them is overfitted to few spots. Fewer steps, a lower lr or more spots may "
-                "help.",
-                none,
-                own,
-            )
+        card |= _listening(plan, n_held, told)
     card["share_of_central"] = round(
         sum(p.numel() for m in (film, encoder) for p in m.parameters()) / model.n_parameters, 4
     )
@@ -295,6 +248,57 @@ def adapt(
         said = {k: v for k, v in card.items() if k not in ("curves", "hours")}
         table.uns[key_added] = {**dict(table.uns.get(key_added, {})), "local": said}
     return local
+
+
+def _listening(plan: ModulationPlan, n_held: int, told: bool) -> dict[str, Any]:
+    """Take the step that is kept; return what held-out spots say of it, and say so where that is no good."""
+    plan.load_state_dict(plan.best[1])
+    repeats = min(64, max(16, 1024 // n_held))
+    own = plan.held_out_loss(repeats=repeats)
+    none = plan.held_out_loss(dropped=True, repeats=repeats)
+    # of the same section: genes that say no more than whose stain it is are not listened to
+    other = plan.held_out_loss(shuffle=True, repeats=repeats, within=True)
+    if other.isfinite().sum() < 3:
+        other = plan.held_out_loss(shuffle=True, repeats=repeats)
+    gain = (other - own)[other.isfinite()]
+    error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else 0.0
+    own, none, gain = (float(v.mean()) for v in (own, none, gain))
+    other = own + gain
+    listens = bool(gain > 1.645 * error)  # one-sided, at 5 %; lenient at that: the step was chosen on these very spots
+    if not listens:
+        logger.warning(
+            "The local model does not demonstrably listen to its genes: on %d held-out spots the loss is %.4f with the "
+            "true genes, %.4f with those of other spots of the same section (the difference has a standard error of "
+            "%.4f). Do not trust its synthetic spots; more spots, more steps or another panel may help.",
+            n_held,
+            own,
+            other,
+            error,
+        )
+    elif own >= none and told:
+        logger.info(
+            "The local model listens to its genes, and trusts them more than measured genes deserve (held-out loss "
+            "%.4f with the true ones, %.4f with none): its patches say more of their genes than tissue does.",
+            own,
+            none,
+        )
+    elif own >= none:
+        logger.warning(
+            "On held-out spots the local model does better without genes (loss %.4f) than with the true ones "
+            "(%.4f): what it learned of them is overfitted to few spots. Fewer steps, a lower lr or more spots may "
+            "help.",
+            none,
+            own,
+        )
+    return {
+        "kept_step": int(plan.best[2]),
+        "loss_held_out": round(own, 5),
+        "loss_genes_shuffled": round(other, 5),
+        "loss_genes_dropped": round(none, 5),
+        "gain_from_genes": round(gain, 5),
+        "gain_standard_error": round(error, 5),
+        "listens": listens,
+    }
 
 
 def gene_values(
@@ -323,7 +327,7 @@ def predicted(
     from c2lst.models._ridge import folds
 
     log = np.concatenate([expression(s.table[s.rows], genes, layer) for s in seen])[used]
-    groups = np.concatenate([np.repeat(s.section.name, len(s.rows)) for s in seen])[used]
+    groups = section_names(seen)[used]
     at = [np.asarray(s.table.obsm[Key.obsm.SPATIAL])[s.rows] for s in seen if Key.obsm.SPATIAL in s.table.obsm]
     positions = np.concatenate(at)[used] if len(at) == len(seen) else None
     teacher = central_teacher(patches[used], log, folds(groups, positions), model)

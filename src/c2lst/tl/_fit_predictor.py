@@ -12,7 +12,7 @@ from c2lst._keys import Key
 from c2lst._patches import get_patches
 from c2lst._random import derive
 
-from ._inputs import central_for, check_scale, common_panel, scale_of, spots, synthetic_table
+from ._inputs import central_for, check_scale, common_panel, scale_of, section_names, spots, synthetic_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -139,7 +139,7 @@ def fit_predictor(
 
     patches = [s.patches for s in seen]
     target = np.concatenate([expression(s.table[s.rows], genes, layer) for s in seen])
-    groups = np.concatenate([np.repeat(s.section.name, len(s.rows)) for s in seen])
+    groups = section_names(seen)
     at = np.concatenate([_positions(s) for s in seen]) if all("spatial" in t.obsm for t in tables) else None
     n_real = len(target)
     fold = folds(groups, at)

@@ -72,6 +72,11 @@ def spots(
     return [s for s in out if len(s.rows)]
 
 
+def section_names(seen: list[Spots]) -> NDArray:
+    """Return the section of each spot."""
+    return np.concatenate([np.repeat(s.section.name, len(s.rows)) for s in seen])
+
+
 def scale_of(table: AnnData, key: str = Key.obsm.PATCHES) -> tuple[float, int]:
     """Return (mpp, patch_px) of a table's patches."""
     meta = patch_meta(table, key)

@@ -12,7 +12,7 @@ from c2lst._notes import jsonable
 from c2lst._patches import get_patches
 from c2lst._random import generator
 
-from ._inputs import check_scale, spots, synthetic_table
+from ._inputs import check_scale, section_names, spots, synthetic_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -122,7 +122,7 @@ def round_trip(
         for s in seen:
             check_scale(s.table, predictor.mpp, predictor.patch_px, "the predictor", patch_key)
         values = np.concatenate([expression(s.table[s.rows], genes, layer) for s in seen])
-        names = np.concatenate([np.repeat(s.section.name, len(s.rows)) for s in seen])
+        names = section_names(seen)
         guess = np.concatenate([predictor.from_patches(s.patches) for s in seen])[:, at]
         out["real_pcc"] = per_section(guess, values, names)
         out["real_mean_pcc"] = float(np.nanmean(out["real_pcc"]))
