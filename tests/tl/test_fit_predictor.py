@@ -106,7 +106,7 @@ def test_copies_of_the_real_spots_change_nothing(sections, as_synthetic):
         assert np.array_equal(plain.arrays["trust_mean"], doubled.arrays["trust_mean"])  # trust knows real spots alone
 
 
-def test_synthetic_spots_weigh_what_won_by_validation(sections, as_synthetic):
+def test_synthetic_spots_weigh_more_but_beside_central_features(sections, as_synthetic):
     from c2lst.tl._fit_predictor import usual_weight
 
     given = {"synthetic": as_synthetic(sections)}

@@ -64,7 +64,7 @@ def fit_predictor(
     {layer}
     weight
         Weight of all synthetic spots together, in units of that of all real ones; `None` is 10, and 1 for a ridge on
-        features of the central model, which need them less.
+        features of the central model, which is good without them.
     {table_key}
     patch_key, genes_key
         Where the patches and the panel are.
@@ -192,7 +192,11 @@ def _positions(spots_: Any) -> NDArray:
 
 
 def usual_weight(kind: str, encoder: str) -> float:
-    """Return the weight of extra samples where none is asked for: what won inside training sections."""
+    """Return the weight of extra samples where none is asked for.
+
+    10 won inside training sections, of 1, 4 and 10, for ridges on features of a general encoder. For ridges on those of the
+    central model no weight has been chosen by validation; from few spots they are good without synthetic ones: 1.
+    """
     from c2lst.models import get_encoder
 
     return 1.0 if kind != "cnn" and get_encoder(encoder).needs_central else 10.0
