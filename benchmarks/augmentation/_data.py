@@ -90,4 +90,5 @@ def _section(
 
 def _toy(name: str) -> SpatialData:
     """Return the simulated section of that number, of 200 spots; each has a layout, a stain and a depth of its own."""
-    return c2l.datasets.toy_tissue(200, sections=int(name.removeprefix("toy")) + 1)[-1]
+    number = int(name.removeprefix("toy"))
+    return c2l.datasets.toy_tissue(200, sections=number + 2)[number]  # of one alone there is no list

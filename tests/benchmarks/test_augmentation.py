@@ -91,6 +91,28 @@ def test_the_settings_are_those_of_the_protocol(scripts):
         assert made["synthetic"][factor] in values
 
 
+@pytest.mark.parametrize("name", ["toy", "features"])
+def test_other_settings_differ_where_they_mean_to(scripts, name):
+    _, run = scripts
+    made, main = (run.read_settings(HERE / f"{n}.json") for n in (name, "settings"))
+    where = {"toy": {"train", "test", "central", "synthetic", "parts"}, "features": {"choose", "parts"}}[name]
+    assert set(made) == set(main) and {k for k in made if made[k] != main[k]} == where
+    assert run.results_of(HERE / f"{name}.json").name == f"augmentation-{name}"
+    assert run.results_of(HERE / "settings.json").name == "augmentation"
+
+
+def test_simulated_sections_by_number(scripts, tmp_path):
+    import _data
+
+    central = c2l.models.CentralModel.from_pretrained("toy")
+    names = ["toy0", "toy2"]
+    found = _data.tables(names, None, central, tmp_path)
+    assert [t.uns["c2lst_section"] for t in found.values()] == names
+    assert {t.n_obs for t in found.values()} == {200}
+    again = _data.tables(names, None, central, tmp_path)
+    assert np.array_equal(again["toy2"].obsm["patches"], found["toy2"].obsm["patches"])
+
+
 def test_search(scripts):
     choose, _ = scripts
     tried = []
