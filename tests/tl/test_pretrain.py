@@ -413,6 +413,30 @@ def test_a_model_is_trained_on(patches, same, tmp_path):
         c2l.tl.pretrain(patches, init=first, patch_px=16, **more)
 
 
+def test_latents_are_added_to_a_trained_model(patches, same, tmp_path):
+    settings = {"mpp": 4.0, "steps": 2, "batch_size": 8, "progress": False}
+    tokenizer = {"kind": "dc", "latent_channels": 2, "channels": (8, 16), "layers": (0, 1)}
+    first = c2l.tl.pretrain(
+        patches, tokenizer=tokenizer, denoiser={"kind": "unet", "channels": (32, 64), "layers": 1}, **settings
+    )
+    grow = {"init": first, "tokenizer": {"latent_channels": 4}, "tokenizer_steps": 3, **settings}
+    grown = c2l.tl.pretrain(patches, out=tmp_path, decoder_steps=2, **grow)
+    z, more = first.encode(patches[:4]), grown.encode(patches[:4])
+    assert more.shape[1] == 4
+    np.testing.assert_allclose(more[:, :2], z, atol=1e-4)
+    assert grown.sample(2, seed=0, steps=2).shape == (2, 32, 32, 3)
+    again = c2l.models.CentralModel.from_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(again.encode(patches[:4]), more)
+    # found again, samples and all
+    drawn = sorted((tmp_path / "checkpoints" / "drawn").iterdir())
+    assert len(drawn) == 1 and np.load(drawn[0]).shape == (16, 4, 16, 16)
+    assert c2l.tl.pretrain(patches, out=tmp_path, decoder_steps=2, **grow).hash == grown.hash
+    with pytest.raises(ValueError, match="pass tokenizer_steps="):
+        c2l.tl.pretrain(patches, **{**grow, "tokenizer_steps": None})
+    with pytest.raises(ValueError, match="latent_channels=3 must be more than the 2"):
+        c2l.tl.pretrain(patches, **{**grow, "tokenizer": {"latent_channels": 3}})
+
+
 def test_networks_by_default_and_as_asked(patches):
     tiny = {"mpp": 4.0, "steps": 1, "batch_size": 4, "progress": False}
     made = c2l.tl.pretrain(patches, **tiny)

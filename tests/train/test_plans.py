@@ -310,9 +310,49 @@ def test_what_the_critic_says_weighs_as_much_as_it_is_told_to():
     x = nn.to_tensor(patches)
     y = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     errors = (y - x).square().mean()
-    said = plan.criticised(errors, y, x)
+    said = plan.criticised(errors, y, x, plan.draws())
     ratio = torch.autograd.grad(said, y, retain_graph=True)[0].norm() / torch.autograd.grad(errors, y)[0].norm()
     assert float(ratio) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_samples_are_judged_as_much_as_restored_patches_and_the_critic_learns_from_them():
+    torch.manual_seed(0)
+    patches = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    tokenizer = nn.make_tokenizer(kind="dc", latent_channels=2, channels=(8, 8), layers=(0, 1))
+    drawn = torch.randn(6, 2, 8, 8)
+    shared = {"steps": 5, "batch_size": 4, "lr": 1e-3, "seed": 0, "adversarial": 0.5, "decoder_only": True}
+    plan = train.TokenizerPlan(tokenizer, train.Pool([patches]), drawn=drawn, **shared)
+    plan.step = 5
+    x = nn.to_tensor(patches)[:, :, :8, :8]
+    y = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    seen, made = [], plan.made
+    plan.made = lambda *args: seen.append(made(*args)) or seen[-1]
+    errors = (y - x).square().mean()
+    said = plan.criticised(errors, y, x, plan.draws())
+    # as large as the restored ones, at another place
+    assert seen[0].shape == y.shape
+    ours = torch.autograd.grad(errors, y, retain_graph=True)[0].norm()
+    for at in (y, seen[0]):
+        pull = torch.autograd.grad(said, at, retain_graph=True)[0].norm()
+        assert float(pull / ours) == pytest.approx(0.5, rel=1e-4)
+    told = [p.grad.clone() for p in plan.critic.parameters() if said.backward(retain_graph=True) is None]
+    alone = train.TokenizerPlan(tokenizer, train.Pool([patches]), **shared)
+    alone.step = 5
+    alone.criticised((y - x).square().mean(), y, x, alone.draws()).backward()
+    assert any(not torch.allclose(a, p.grad) for a, p in zip(told, alone.critic.parameters(), strict=True))
+    assert plan.settings()["drawn"] == 6 and "drawn" not in alone.settings()
+
+
+def test_latents_that_are_kept_stay_and_others_learn():
+    torch.manual_seed(0)
+    patches = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    grown = nn.grow_tokenizer(nn.make_tokenizer(kind="dc", latent_channels=2, channels=(8, 8), layers=(0, 1)), 4)
+    before = nn.raw_latents(grown, nn.to_tensor(patches)).detach()
+    plan = train.TokenizerPlan(grown, train.Pool([patches]), steps=8, batch_size=4, lr=2e-2, seed=0, keep=2)
+    train.fit(plan, **ALONE)
+    after = nn.raw_latents(grown, nn.to_tensor(patches)).detach()
+    assert torch.equal(after[:, :2], before[:, :2]) and not torch.equal(after[:, 2:], before[:, 2:])
+    assert plan.losses[-1] < plan.losses[0] and plan.settings()["keep"] == 2
 
 
 def test_matching_pulls_towards_what_the_critic_sees_in_the_original():
@@ -327,7 +367,7 @@ def test_matching_pulls_towards_what_the_critic_sees_in_the_original():
     def errors():
         return (y - x).square().mean()
 
-    pull = torch.autograd.grad(plan.criticised(errors(), y, x), y)[0]
+    pull = torch.autograd.grad(plan.criticised(errors(), y, x, plan.draws()), y)[0]
     assert float(pull.norm() / torch.autograd.grad(errors(), y)[0].norm()) == pytest.approx(0.5, rel=1e-3)
 
     def apart(y):
@@ -337,14 +377,14 @@ def test_matching_pulls_towards_what_the_critic_sees_in_the_original():
 
     assert apart(y - 5 * pull) < apart(y)
     # the critic itself learns nothing from it
-    plan.criticised(errors(), y, x).backward()
+    plan.criticised(errors(), y, x, plan.draws()).backward()
     told = [p.grad.clone() for p in plan.critic.parameters()]
     plan.zero_grad()
     alone = train.TokenizerPlan(tokenizer, train.Pool([patches]), **shared)
     alone.step = 5
-    alone.criticised(errors(), y, x).backward()
+    alone.criticised(errors(), y, x, alone.draws()).backward()
     for a, b in zip(told, [p.grad for p in alone.critic.parameters()], strict=True):
         torch.testing.assert_close(a, b)
     assert plan.settings()["matching"] == 0.5 and "matching" not in alone.settings()
-    with pytest.raises(ValueError, match="matching= compares what a critic sees"):
+    with pytest.raises(ValueError, match="matching= and drawn= are judged by a critic"):
         train.TokenizerPlan(tokenizer, train.Pool([patches]), **{**shared, "adversarial": 0.0}, matching=1.0)

@@ -2,6 +2,7 @@
 
 from ._denoiser import denoise, features, make_denoiser, sites
 from ._gene_encoder import GENE_ENCODERS, GeneEncoder, MLPGeneEncoder, PCAGeneEncoder, SCVIGeneEncoder
+from ._grow import grow_denoiser, grow_tokenizer
 from ._heads import PatchCNN, PatchCritic
 from ._modulation import MODULATIONS, FiLM, LoRA, Modulation, attached
 from ._objective import Objective, sample
@@ -25,6 +26,8 @@ __all__ = [
     "denoise",
     "encode",
     "features",
+    "grow_denoiser",
+    "grow_tokenizer",
     "make_denoiser",
     "make_tokenizer",
     "raw_latents",

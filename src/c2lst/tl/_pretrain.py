@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from c2lst.models import CentralModel
-    from c2lst.train import Pool
+    from c2lst.train import Bar, Pool
 
 TOKENIZERS = {
     "dc": {"latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2)},
@@ -32,6 +32,7 @@ DENOISERS = {
 DECODER = {
     "decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 0.75, "matching": 1.0, "cropped": 1.0, "kl": 0.0,
 }  # fmt: skip
+DRAWN, DRAWN_STEPS = 1024, 20  # samples that the decoder learns on beside real patches, and solver steps of each
 # settings of a tokenizer's training, not of its network
 OBJECTIVE = ("kl", "noise", "coarse", "cropped", "density", "adversarial", "matching", "schedule")
 
@@ -85,8 +86,8 @@ def pretrain(
     tokenizer_steps
         Steps of the tokenizer; `None` is half of `steps`, or as in the checkpoint that is found, or none with `init`.
     decoder_steps
-        Steps in which, at the very end, the tokenizer's decoder alone learns on, sharper and with less noise; latents
-        and denoiser stay as they are.
+        Steps in which, at the very end, the tokenizer's decoder alone learns on, sharper and with less noise, on real
+        patches and on samples of the denoiser; latents and denoiser stay as they are.
     batch_size
         Patches of a step, in each process: with two devices a step sees twice as many.
     lr
@@ -108,7 +109,9 @@ def pretrain(
     init
         A central model, or what :meth:`c2lst.models.CentralModel.from_pretrained` takes, that is trained on, say the
         starter on slides of your own laboratory: the denoiser begins where its denoiser is. Its tokenizer is taken as it
-        is, or, with `tokenizer_steps`, trained on too. Scale and side of the patches must be the same.
+        is, or, with `tokenizer_steps`, trained on too. Scale and side of the patches must be the same. With
+        `tokenizer={"latent_channels": n}` beside it, more than the model has, latents are added for detail: the former
+        ones stay as they are, so that the denoiser has only the new ones to learn (a tokenizer of kind `"dc"` and a UNet).
     patch_px
         Side of a patch that is cut from a SpatialData; `None` is that of the other patches, or 64.
     n_per_section
@@ -203,6 +206,11 @@ def pretrain(
             f"num_nodes={num_nodes} needs out=, a directory that all nodes see: the latents are shared there."
         )
     begin = _begin(init, mpp, patch_px, tokenizer, denoiser)
+    grown = 0 if begin is None else int((tokenizer or {}).get("latent_channels", 0))
+    if grown and not tokenizer_steps:
+        raise ValueError(
+            "More latent_channels than init has mean nothing until they are trained: pass tokenizer_steps=."
+        )
     if begin is not None and patch_px is None:
         patch_px = begin.patch_px
     folder = _checkpoints(resume, out)
@@ -248,11 +256,15 @@ def pretrain(
         objective = {k: asked.pop(k) for k in OBJECTIVE if k in asked}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, 1))
-            if begin is not None:
+            if grown:
+                tok = nn.grow_tokenizer(begin.tokenizer, grown).requires_grad_(True)
+                objective["keep"] = begin.tokenizer.config.latent_channels
+            elif begin is not None:
                 tok = copy.deepcopy(begin.tokenizer).float().requires_grad_(True)
             else:
                 tok = nn.make_tokenizer(**{"patch_px": patch_px, **_filled(asked or None, TOKENIZERS, "dc", "kl")})
-    bar = Bar(tok_steps + -(-len(train) // 128) + steps + decoder_steps, progress)
+    n_drawn = min(DRAWN, decoder_steps * batch_size)
+    bar = Bar(tok_steps + -(-len(train) // 128) + steps + -(-n_drawn // 64) + decoder_steps, progress)
     try:
         spent = 0.0
         if not given:
@@ -286,6 +298,8 @@ def pretrain(
         weights = _digest(tok)
         if not given:
             _set_scale(tok, pixels, weights, folder, seed, first=rank_zero_only.rank in (None, 0))
+            if grown:
+                _keep_scale(tok, begin.tokenizer)
         latents = Latents(tok, train, hashlib.sha256(f"{_digest(tok)} {data}".encode()).hexdigest()[:16], folder=folder)
         with torch.inference_mode():
             held_latents = torch.cat(
@@ -299,7 +313,9 @@ def pretrain(
             sized = {"latent_channels": latents.shape[1], "latent_px": side, "token_px": token_px}
             # a UNet halves its latents twice
             usual = "dit" if side % 4 else "unet"
-            if begin is not None:
+            if grown:
+                den = nn.grow_denoiser(begin.denoiser, grown)
+            elif begin is not None:
                 den = copy.deepcopy(begin.denoiser).float().requires_grad_(True)
             else:
                 den = nn.make_denoiser(**{**sized, **_filled(denoiser, DENOISERS, usual, "dit")})
@@ -336,6 +352,7 @@ def pretrain(
         if decoder_steps:
             # a copy: the tokenizer may be another model's
             tok = copy.deepcopy(tok)
+            drawn = _drawn(plan.average, scheduler, latents.shape[1:], n_drawn, at("drawn"), seed, bar)
             decoder = TokenizerPlan(
                 tok.requires_grad_(True),
                 pixels,
@@ -345,6 +362,7 @@ def pretrain(
                 batch_size=min(batch_size, 32),
                 lr=7e-4,
                 seed=derive(seed, 6),
+                drawn=drawn,
                 **DECODER,
             )
             fit(
@@ -406,10 +424,11 @@ def _begin(init: Any, mpp: float, patch_px: int | None, tokenizer: Any, denoiser
 
     if init is None:
         return None
-    if denoiser is not None or isinstance(tokenizer, CentralModel) or set(tokenizer or {}) - set(OBJECTIVE):
+    known = {*OBJECTIVE, "latent_channels"}
+    if denoiser is not None or isinstance(tokenizer, CentralModel) or set(tokenizer or {}) - known:
         raise ValueError(
             "init= brings its own networks: leave denoiser= out, and of tokenizer= all but the settings of its training "
-            f"({', '.join(OBJECTIVE)})."
+            f"({', '.join(OBJECTIVE)}) and latent_channels, to add some."
         )
     model = init if isinstance(init, CentralModel) else CentralModel.from_pretrained(init)
     if not np.isclose(model.mpp, mpp, rtol=0.02):
@@ -482,6 +501,45 @@ def _set_scale(
         said = {"tokenizer": weights, "latents_mean": tok.config.latents_mean, "latents_std": tok.config.latents_std}
         part.write_text(json.dumps(said))
         os.replace(part, file)
+
+
+def _drawn(
+    denoiser: torch.nn.Module, scheduler: Any, shape: tuple[int, ...], n: int, folder: Path | None, seed: int, bar: Bar
+) -> torch.Tensor:
+    """Draw `n` latents `(n, C, h, w)`; a resumed run takes those that it finds."""
+    import torch
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from c2lst import nn
+
+    starts = range(0, n, 64)
+    first = rank_zero_only.rank in (None, 0)
+    file = None if folder is None else folder / f"latents-{n}-{_digest(denoiser)[:16]}.npy"
+    if file is not None and file.is_file():
+        bar.phase("samples", len(starts), len(starts), drawn=first)
+        return torch.from_numpy(np.load(file, allow_pickle=False))
+    bar.phase("samples", len(starts), drawn=first)
+    draws = torch.Generator().manual_seed(derive(seed, 7))
+    parts = []
+    for start in starts:
+        noise = torch.randn((min(64, n - start), *shape), generator=draws)
+        parts.append(nn.sample(denoiser, scheduler, noise, steps=DRAWN_STEPS).clone())
+        bar.step()
+    found = torch.cat(parts)
+    if file is not None and first:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as opened:
+            np.save(opened, found.numpy())
+        os.replace(part, file)
+    return found
+
+
+def _keep_scale(tok: torch.nn.Module, before: torch.nn.Module) -> None:
+    """Give the latent channels that were there before the scale they had, so that a denoiser still knows them."""
+    for name in ("latents_mean", "latents_std"):
+        old, new = list(before.config[name]), list(tok.config[name])
+        tok.register_to_config(**{name: old + new[len(old) :]})
 
 
 def _thin(values: list[float], keep: int = 200) -> list[float]:

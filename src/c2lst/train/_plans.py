@@ -153,7 +153,12 @@ class TokenizerPlan(Plan):
     say of a critic that learns to tell restored patches from real ones, relative to that of the errors, both measured by
     their gradients at the restored pixels (Esser et al. 2021): errors alone make a patch smooth. `matching` is that of the
     difference between what the critic's layers see in a restored patch and in its original (Larsen et al. 2016): texture
-    as it is there, rather than any.
+    as it is there, rather than any. With `drawn`, latents that a denoiser has drawn `(m, C, h, w)`, the critic judges
+    what becomes of them too: where they differ from those of real patches, the decoder learns to make tissue of them all
+    the same.
+
+    `keep` is for a tokenizer that has grown, see :func:`c2lst.nn.grow_tokenizer`: that many latent channels stay as they
+    are, so that a denoiser still knows them. Of the encoder, the last layer alone learns, and that for the others.
     """
 
     def __init__(
@@ -169,15 +174,19 @@ class TokenizerPlan(Plan):
         adversarial: float = 0.0,
         matching: float = 0.0,
         decoder_only: bool = False,
+        drawn: Tensor | None = None,
+        keep: int = 0,
         held_out: NDArray[np.uint8] | None = None,
         check_every: int = 200,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.density, self.adversarial, self.matching = density, adversarial, matching
-        self.decoder_only = decoder_only
-        if matching and not adversarial:
-            raise ValueError("matching= compares what a critic sees: it needs adversarial= above 0.")
+        self.decoder_only, self.drawn, self.keep = decoder_only, drawn, keep
+        if (matching or drawn is not None) and not adversarial:
+            raise ValueError("matching= and drawn= are judged by a critic: they need adversarial= above 0.")
+        last = tokenizer.encoder.conv_out.parameters() if keep else ()
+        self._kept = [p.detach()[:keep].clone() for p in last]
         if adversarial:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive(self.seed, 113))
@@ -186,9 +195,11 @@ class TokenizerPlan(Plan):
         self.coarse, self.held_out, self.check_every = coarse, held_out, check_every
 
     def trained(self) -> list[nn.Parameter]:
-        """All parameters, or those behind the latents."""
-        before = ("encoder.", "quant_conv.") if self.decoder_only else ()
-        found = [p for name, p in self.tokenizer.named_parameters() if not name.startswith(before)]
+        """All parameters, or those behind the latents (with `keep`, those behind the encoder's last block)."""
+        before = ("encoder.", "quant_conv.") if self.decoder_only or self.keep else ()
+        last = "encoder.conv_out." if self.keep else "-"
+        named = self.tokenizer.named_parameters()
+        found = [p for name, p in named if not name.startswith(before) or name.startswith(last)]
         return found + (list(self.critic.parameters()) if self.adversarial else [])
 
     def loss(self, generator: torch.Generator) -> Tensor:
@@ -212,44 +223,62 @@ class TokenizerPlan(Plan):
         if self.density:
             loss = loss + self.density * F.l1_loss(F.avg_pool2d(optical(y), 2), F.avg_pool2d(optical(x), 2))
         if self.adversarial:
-            loss = loss + self.criticised(loss, y, x)
+            loss = loss + self.criticised(loss, y, x, generator)
         if self.coarse:
             y, x = self.tokenizer.decode(F.avg_pool2d(z, 2)).sample.float(), F.avg_pool2d(x, 2)
             loss = loss + self.coarse * (F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x))
         # unit-variance Gaussian with a fixed noise: KL is the squared mean up to a constant
         return loss + self.kl * clean.float().square().mean()
 
-    def criticised(self, errors: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    def criticised(self, errors: Tensor, y: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return what the critic says of restored patches `y`, and what it learns from them and from real ones.
 
         One backward pass serves both: the critic that judges is held fixed, the patches that it learns from too.
         """
-        told = F.relu(1 - self.critic(x).float()).mean() + F.relu(1 + self.critic(y.detach()).float()).mean()
+        made = [y] if self.drawn is None else [y, self.made(y.shape[-1], generator)]
+        fakes = sum(F.relu(1 + self.critic(m.detach()).float()).mean() for m in made) / len(made)
+        told = F.relu(1 - self.critic(x).float()).mean() + fakes
         ramp = min(1.0, self.step / max(1, self.steps // 5))
         if not ramp:
             return told
         fixed = {name: p.detach() for name, p in self.critic.named_parameters()}
-        score, seen = torch.func.functional_call(self.critic, fixed, (y,), {"features": True})
-        says = [(self.adversarial, -score.float().mean())]
+
+        def judged(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+            score, seen = torch.func.functional_call(self.critic, fixed, (images,), {"features": True})
+            return -score.float().mean(), seen
+
+        score, seen = judged(y)
+        says = [(self.adversarial, score, y)]
         if self.matching:
             with torch.no_grad():
                 _, aim = self.critic(x, features=True)
-            says.append((self.matching, sum(F.l1_loss(a, b) for a, b in zip(seen, aim, strict=True))))
-        ours, *theirs = (
-            torch.autograd.grad(v, y, retain_graph=True)[0].norm() for v in (errors, *(v for _, v in says))
-        )
-        for (share, value), its in zip(says, theirs, strict=True):
+            says.append((self.matching, sum(F.l1_loss(a, b) for a, b in zip(seen, aim, strict=True)), y))
+        says += [(self.adversarial, judged(m)[0], m) for m in made[1:]]
+        ours = torch.autograd.grad(errors, y, retain_graph=True)[0].norm()
+        for share, value, at in says:
+            its = torch.autograd.grad(value, at, retain_graph=True)[0].norm()
             told = told + ramp * share * (ours / its.clamp_min(1e-8)) * value
         return told
 
+    def made(self, side: int, generator: torch.Generator) -> Tensor:
+        """Decode as many of the drawn latents as there are patches in a batch, at random places where they are larger."""
+        z = self.drawn[self.rows(len(self.drawn), generator)].to(self.device)
+        side = side * z.shape[-1] // self.patches.shape[1]
+        y, x = torch.randint(0, z.shape[-1] - side + 1, (2,), generator=generator).tolist()
+        return decode(self.tokenizer, z[:, :, y : y + side, x : x + side]).float()
+
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
-        more = tuple(n for n in ("density", "adversarial", "matching", "decoder_only") if getattr(self, n))
+        more = tuple(n for n in ("density", "adversarial", "matching", "decoder_only", "keep") if getattr(self, n))
         names = ("kl", "noise", "coarse", "cropped", *more)
-        return {**super().settings(), **{name: getattr(self, name) for name in names}}
+        drawn = {} if self.drawn is None else {"drawn": len(self.drawn)}
+        return {**super().settings(), **{name: getattr(self, name) for name in names}, **drawn}
 
+    @torch.no_grad()
     def after_step(self) -> None:
-        """Look at the held-out patches now and then."""
+        """Put back what shall stay; look at the held-out patches now and then."""
+        for p, kept in zip(self.tokenizer.encoder.conv_out.parameters() if self.keep else (), self._kept, strict=True):
+            p[: self.keep] = kept.to(p)
         if self.held_out is not None and (self.step % self.check_every == 0 or self.step == self.steps):
             self.validation.append((self.step, self.validate()))
 
