@@ -30,7 +30,7 @@ DENOISERS = {
     "dit": {"width": 256, "depth": 6, "heads": 4},
 }
 DECODER = {
-    "decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 0.75, "matching": 1.0, "cropped": 1.0, "kl": 0.0,
+    "decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 2.0, "matching": 6.0, "cropped": 1.0, "kl": 0.0,
 }  # fmt: skip
 DRAWN, DRAWN_STEPS = 1024, 20  # samples that the decoder learns on beside real patches, and solver steps of each
 # settings of a tokenizer's training, not of its network
