@@ -335,8 +335,11 @@ def curve(table: pd.DataFrame, path: Path) -> None:
 
 
 def trained(central: c2l.models.CentralModel) -> int:
-    """Return the steps of the denoiser, with those of the model it was trained on from."""
-    return int(central.card.get("steps", 0)) + int((central.card.get("init") or {}).get("steps", 0))
+    """Return the steps of the denoiser, with those of the models it was trained on from."""
+    steps, card = 0, central.card
+    while card:
+        steps, card = steps + int(card.get("steps", 0)), card.get("init")
+    return steps
 
 
 def text(table: pd.DataFrame, keys: dict[str, Any], said: dict[str, Any]) -> str:

@@ -439,8 +439,8 @@ def _begin(init: Any, mpp: float, patch_px: int | None, tokenizer: Any, denoiser
 
 
 def _told(model: CentralModel) -> dict[str, Any]:
-    """What a card says of the model that was trained on."""
-    return {k: model.card[k] for k in ("name", "data", "licence", "data_sha256", "steps") if k in model.card}
+    """What a card says of the model that was trained on, and of those before it."""
+    return {k: model.card[k] for k in ("name", "data", "licence", "data_sha256", "steps", "init") if k in model.card}
 
 
 def _checkpoints(resume: str | Path | None, out: str | Path | None) -> Path | None:
