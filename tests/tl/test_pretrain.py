@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import c2lst as c2l
 from c2lst.tl._pretrain_data import apart, gather, in_memory
@@ -429,7 +430,7 @@ def test_latents_are_added_to_a_trained_model(patches, same, tmp_path):
     np.testing.assert_array_equal(again.encode(patches[:4]), more)
     # found again, samples and all
     drawn = sorted((tmp_path / "checkpoints" / "drawn").iterdir())
-    assert len(drawn) == 1 and np.load(drawn[0]).shape == (16, 4, 16, 16)
+    assert len(drawn) == 1 and load_file(drawn[0])["latents"].shape == (16, 4, 16, 16)
     assert c2l.tl.pretrain(patches, out=tmp_path, decoder_steps=2, **grow).hash == grown.hash
     with pytest.raises(ValueError, match="pass tokenizer_steps="):
         c2l.tl.pretrain(patches, **{**grow, "tokenizer_steps": None})

@@ -509,15 +509,16 @@ def _drawn(
     """Draw `n` latents `(n, C, h, w)`; a resumed run takes those that it finds."""
     import torch
     from lightning.pytorch.utilities import rank_zero_only
+    from safetensors.torch import load_file, save_file
 
     from c2lst import nn
 
     starts = range(0, n, 64)
     first = rank_zero_only.rank in (None, 0)
-    file = None if folder is None else folder / f"latents-{n}-{_digest(denoiser)[:16]}.npy"
+    file = None if folder is None else folder / f"latents-{n}-{_digest(denoiser)[:16]}.safetensors"
     if file is not None and file.is_file():
         bar.phase("samples", len(starts), len(starts), drawn=first)
-        return torch.from_numpy(np.load(file, allow_pickle=False))
+        return load_file(file)["latents"]
     bar.phase("samples", len(starts), drawn=first)
     draws = torch.Generator().manual_seed(derive(seed, 7))
     parts = []
@@ -529,8 +530,7 @@ def _drawn(
     if file is not None and first:
         folder.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as opened:
-            np.save(opened, found.numpy())
+        save_file({"latents": found}, part)
         os.replace(part, file)
     return found
 
