@@ -70,20 +70,16 @@ def grow_denoiser(denoiser: UNet2DModel, latent_channels: int) -> UNet2DModel:
     """
     if not isinstance(denoiser, UNet2DModel):
         raise ValueError(f"Latent channels can be added to a UNet2DModel, not to a {type(denoiser).__name__}.")
-    before = denoiser.config.in_channels
     grown = copy.deepcopy(denoiser).float()
     grown.register_to_config(in_channels=latent_channels, out_channels=latent_channels)
-    grown.conv_in = _padded(grown.conv_in, latent_channels, before, inputs=True)
-    grown.conv_out = _padded(grown.conv_out, before, latent_channels, inputs=False)
+    grown.conv_in = _padded(grown.conv_in, latent_channels, grown.conv_in.out_channels)
+    grown.conv_out = _padded(grown.conv_out, grown.conv_out.in_channels, latent_channels)
     return grown.requires_grad_(True)
 
 
-def _padded(conv: nn.Conv2d, a: int, b: int, *, inputs: bool) -> nn.Conv2d:
-    """Return a convolution with more inputs, or more outputs, zero where they are new."""
-    n_in, n_out = (a, conv.out_channels) if inputs else (conv.in_channels, b)
+def _padded(conv: nn.Conv2d, n_in: int, n_out: int) -> nn.Conv2d:
+    """Return a convolution with more inputs or outputs, zero where they are new."""
     new = nn.Conv2d(n_in, n_out, conv.kernel_size, padding=conv.padding)
-    new.weight.zero_()
-    new.bias.zero_()
-    new.weight[: conv.out_channels, : conv.in_channels] = conv.weight
-    new.bias[: conv.out_channels] = conv.bias
+    new.weight.zero_()[: conv.out_channels, : conv.in_channels] = conv.weight
+    new.bias.zero_()[: conv.out_channels] = conv.bias
     return new
