@@ -33,7 +33,7 @@ def grow_tokenizer(tokenizer: AutoencoderDC, latent_channels: int) -> Autoencode
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(latent_channels)
         grown = AutoencoderDC.from_config({**kept, "latent_channels": latent_channels})
-    old, new = tokenizer.float().state_dict(), grown.state_dict()
+    old, new = {k: v.float() for k, v in tokenizer.state_dict().items()}, grown.state_dict()
     for name, value in new.items():
         if old[name].shape == value.shape:
             value.copy_(old[name])
