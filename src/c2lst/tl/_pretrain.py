@@ -538,7 +538,10 @@ def _drawn(
 def _keep_scale(tok: torch.nn.Module, before: torch.nn.Module) -> None:
     """Give the latent channels that were there before the scale they had, so that a denoiser still knows them."""
     config = before.config
-    plain = {"latents_mean": config.get("shift_factor") or 0.0, "latents_std": 1 / (config.get("scaling_factor") or 1.0)}
+    plain = {
+        "latents_mean": config.get("shift_factor") or 0.0,
+        "latents_std": 1 / (config.get("scaling_factor") or 1.0),
+    }
     for name, value in plain.items():
         old, new = list(config.get(name) or [value] * config.latent_channels), list(tok.config[name])
         tok.register_to_config(**{name: old + new[len(old) :]})
