@@ -141,6 +141,17 @@ if __name__ == "__main__":
         json.dump(said, file)
 """
 
+SPAWN = """
+import json, sys
+import numpy as np
+import c2lst as c2l
+
+if __name__ == "__main__":
+    made = c2l.tl.pretrain(np.load(sys.argv[1]), **json.loads(sys.argv[3]))
+    with open(sys.argv[2] + "/spawned.json", "w") as file:
+        json.dump({"hash": made.hash, "card": made.card}, file)
+"""
+
 
 def test_two_processes_train_one_model(patches, tmp_path):
     how = {
@@ -169,6 +180,13 @@ def test_two_processes_train_one_model(patches, tmp_path):
     curves = first["card"]["curves"]
     assert curves["validation"] == second["card"]["curves"]["validation"]
     assert 0.5 < curves["denoiser"][0] < 4 and np.isfinite(curves["denoiser"]).all()
+    # processes that are spawned, as a notebook's are forked, hand back what they learnt: the same model, and its curves
+    done = script(
+        tmp_path / "s.py", SPAWN, tmp_path / "patches.npy", tmp_path, json.dumps({**how, "strategy": "ddp_spawn"})
+    )
+    assert done.returncode == 0, done.stderr
+    spawned = json.loads((tmp_path / "spawned.json").read_text())
+    assert spawned["hash"] == first["hash"] and spawned["card"]["curves"] == curves
     # not what one process makes of its half of the batches
     alone = c2l.tl.pretrain(patches, **{**how, "devices": 1, "strategy": "auto"})
     assert alone.hash != first["hash"]
