@@ -56,6 +56,15 @@ def test_central_features_draw_nothing_and_do_not_depend_on_the_batch(tiny, patc
         embed_patches(np.zeros((1, 16, 16, 3), np.uint8), "central", tiny)
 
 
+def test_central_features_do_not_depend_on_how_a_patch_is_turned(tiny, patches8):
+    a = embed_patches(patches8, "central", tiny)
+    for quarters in (1, 2, 3):
+        turned = np.rot90(patches8, quarters, axes=(1, 2))
+        np.testing.assert_allclose(embed_patches(turned, "central", tiny), a, rtol=1e-4, atol=1e-5)
+    # beside that, they tell patches apart
+    assert np.abs(a[0] - a[1]).max() > 1e-2
+
+
 def test_stored_patches_are_read_by_batch(patches8):
     class Stored:
         asked = []

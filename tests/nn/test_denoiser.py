@@ -55,6 +55,20 @@ def test_features_draw_nothing(denoiser, latents):
     assert not any(m._forward_hooks for m in denoiser.modules())
 
 
+def test_features_of_a_unet_are_those_of_its_last_block_but_one():
+    torch.manual_seed(0)
+    model = nn.make_denoiser(kind="unet", latent_channels=4, latent_px=8, channels=(32, 64), layers=2).eval()
+    z = torch.randn(2, 4, 8, 8)
+    seen = []
+    handle = model.up_blocks[-1].resnets[-2].register_forward_hook(lambda _m, _args, output: seen.append(output))
+    nn.denoise(model, z, torch.full((2,), 300.0))
+    handle.remove()
+    (h,) = seen
+    got = nn.features(model, z, 300.0)
+    torch.testing.assert_close(got, torch.cat([h.mean((2, 3)), h.std((2, 3))], dim=1))
+    assert got.shape == (2, 64)
+
+
 def unet_condition(**kwargs):
     return UNet2DConditionModel(
         sample_size=4, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 8), norm_num_groups=4,

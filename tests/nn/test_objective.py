@@ -87,6 +87,17 @@ def test_times_are_logit_normal_for_flow_and_uniform_otherwise():
         torch.testing.assert_close(torch.logit(shifted), torch.logit(first) + 1.0986123, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("sigma", [0.2, 0.45, 0.7])
+def test_a_share_of_noise_has_its_time_in_every_scheduler(sigma):
+    assert nn.Objective(SCHEDULERS["flow"]).time_of(sigma) == sigma * SCHEDULERS["flow"].config.num_train_timesteps
+    ddpm = DDPMScheduler()
+    t = nn.Objective(ddpm).time_of(sigma)
+    assert t == int(t)
+    alpha = float(ddpm.alphas_cumprod[int(t)])
+    # signal to noise, as the flow has it there
+    assert alpha**0.5 / (1 - alpha) ** 0.5 == pytest.approx((1 - sigma) / sigma, rel=0.02)
+
+
 def test_loss_is_the_mean_square_per_patch(denoiser, latents):
     objective = nn.Objective(SCHEDULERS["flow"])
     noise, u = torch.randn_like(latents), torch.tensor([0.1, 0.5, 0.9])

@@ -249,12 +249,17 @@ def sites(model: nn.Module) -> list[Site]:
 
 @torch.inference_mode()
 def features(model: nn.Module, z: Tensor, t: float) -> Tensor:
-    """Return what the blocks at half and at three quarters of the depth hold, averaged over the patch: `(n, d)`.
+    """Return what some blocks hold, its mean and standard deviation over the patch: `(n, d)`.
 
-    Nothing is drawn: the clean latents are shown at the time step `t`.
+    Of a UNet it is the last block but one, of a transformer those at half and at three quarters of its depth. Nothing is
+    drawn: the clean latents are shown at the time step `t`.
     """
-    blocks = [s.block for s in sites(model)]
-    chosen = [blocks[len(blocks) // 2], blocks[(3 * len(blocks)) // 4]]
+    if hasattr(model, "up_blocks"):
+        last = [m for m in model.up_blocks[-1].modules() if isinstance(m, ResnetBlock2D)]
+        chosen = last[-2:-1] or last
+    else:
+        blocks = [s.block for s in sites(model)]
+        chosen = [blocks[len(blocks) // 2], blocks[(3 * len(blocks)) // 4]]
     held: list[Tensor] = []
 
     def keep(_module, _args, output):

@@ -60,6 +60,14 @@ class Objective:
         }[self.kind]
         return noisy, t, target
 
+    def time_of(self, sigma: float) -> float:
+        """Return the time step at which latents and noise are mixed as `1 - sigma` to `sigma`."""
+        steps = self.scheduler.config.num_train_timesteps
+        if self.flow:
+            return sigma * steps
+        signal = (1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2)
+        return float((self.scheduler.alphas_cumprod - signal).abs().argmin())
+
     def loss(self, model: nn.Module, z: Tensor, noise: Tensor, u: Tensor) -> Tensor:
         """Return the mean squared error per patch, `(n,)`."""
         noisy, t, target = self.noised(z, noise, u)
