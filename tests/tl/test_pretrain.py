@@ -200,6 +200,12 @@ def test_a_finished_run_is_trained_on(patches, tmp_path, same):
     longer = c2l.tl.pretrain(patches, resume=tmp_path, **{**how, "steps": 8})
     assert longer.card["steps"] == 8
     assert same(weights(whole), weights(longer))
+    # the decoder behind it begins again: it learns on samples of the denoiser
+    decoded = {**how, "decoder_steps": 2}
+    whole = c2l.tl.pretrain(patches, **{**decoded, "steps": 8})
+    c2l.tl.pretrain(patches, out=tmp_path / "decoded", **{**decoded, "steps": 5})
+    sharper = c2l.tl.pretrain(patches, resume=tmp_path / "decoded", **{**decoded, "steps": 8})
+    assert same(weights(whole), weights(sharper))
     # half of the steps is not a new number of steps for a tokenizer that is there
     again = {k: v for k, v in how.items() if k not in ("tokenizer_steps", "ema")}
     assert c2l.tl.pretrain(patches, out=tmp_path, **{**again, "steps": 8}).hash == longer.hash

@@ -352,7 +352,8 @@ def pretrain(
         if decoder_steps:
             # a copy: the tokenizer may be another model's
             tok = copy.deepcopy(tok)
-            drawn = _drawn(plan.average, scheduler, latents.shape[1:], n_drawn, at("drawn"), seed, bar)
+            judged = _digest(plan.average)[:16]
+            drawn = _drawn(plan.average, scheduler, latents.shape[1:], n_drawn, judged, at("drawn"), seed, bar)
             decoder = TokenizerPlan(
                 tok.requires_grad_(True),
                 pixels,
@@ -368,8 +369,9 @@ def pretrain(
             fit(
                 decoder,
                 desc="decoder",
-                checkpoint=at("decoder"),
-                settings={"latents": latents.key},
+                # a denoiser that was trained on has other samples: the decoder then begins again
+                checkpoint=at(f"decoder-{judged}"),
+                settings={"latents": latents.key, "samples": judged},
                 extend=False,
                 bar=bar,
                 **engine,
@@ -504,9 +506,10 @@ def _set_scale(
 
 
 def _drawn(
-    denoiser: torch.nn.Module, scheduler: Any, shape: tuple[int, ...], n: int, folder: Path | None, seed: int, bar: Bar
-) -> torch.Tensor:
-    """Draw `n` latents `(n, C, h, w)`; a resumed run takes those that it finds."""
+    denoiser: torch.nn.Module, scheduler: Any, shape: tuple[int, ...], n: int, key: str, folder: Path | None, seed: int,
+    bar: Bar,
+) -> torch.Tensor:  # fmt: skip
+    """Draw `n` latents `(n, C, h, w)` with the denoiser of that `key`; a resumed run takes those that it finds."""
     import torch
     from lightning.pytorch.utilities import rank_zero_only
     from safetensors.torch import load_file, save_file
@@ -515,7 +518,7 @@ def _drawn(
 
     starts = range(0, n, 64)
     first = rank_zero_only.rank in (None, 0)
-    file = None if folder is None else folder / f"latents-{n}-{_digest(denoiser)[:16]}.safetensors"
+    file = None if folder is None else folder / f"latents-{n}-{key}.safetensors"
     if file is not None and file.is_file():
         bar.phase("samples", len(starts), len(starts), drawn=first)
         return load_file(file)["latents"]
