@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--narrow", type=Path, help="finished model of the second run, to begin with the third")
     parser.add_argument("--wide-steps", type=int, default=9000, help="of the denoiser on all tissue")
     parser.add_argument("--narrow-steps", type=int, default=8000, help="of the denoiser after that")
-    parser.add_argument("--steps", type=int, default=3000, help="of the denoiser with more latent channels")
+    parser.add_argument("--steps", type=int, default=6000, help="of the denoiser with more latent channels")
     parser.add_argument("--tokenizer-steps", type=int, default=4000, help="of the first run; the third takes 1,500")
     parser.add_argument("--decoder-steps", type=int, default=3600, help="of the decoder alone; the third takes 2,000")
     parser.add_argument("--minutes", type=float, help="stop each run after so long, wherever it is")
