@@ -186,7 +186,12 @@ def test_two_processes_train_one_model(patches, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     spawned = json.loads((tmp_path / "spawned.json").read_text())
-    assert spawned["hash"] == first["hash"] and spawned["card"]["curves"] == curves
+    assert spawned["hash"] == first["hash"]
+    told = spawned["card"]["curves"]
+    assert [told[k] for k in ("tokenizer", "denoiser")] == [curves[k] for k in ("tokenizer", "denoiser")]
+    for name in ("tokenizer_validation", "validation"):
+        # a sum of floats in another process may differ in its last digit, by where its memory lies
+        np.testing.assert_allclose(told[name], curves[name], rtol=1e-6)
     # not what one process makes of its half of the batches
     alone = c2l.tl.pretrain(patches, **{**how, "devices": 1, "strategy": "auto"})
     assert alone.hash != first["hash"]
