@@ -264,6 +264,46 @@ def test_the_decoder_alone_learns_on_and_latents_stay():
     assert plan.settings()["decoder_only"]
 
 
+def test_the_decoder_that_ships_is_an_average_of_those_on_the_way():
+    torch.manual_seed(0)
+    patches = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    tokenizer = nn.make_tokenizer(kind="dc", latent_channels=2, channels=(8, 8), layers=(0, 1))
+    before = {k: v.clone() for k, v in tokenizer.state_dict().items()}
+    seen = []
+
+    class Watched(train.TokenizerPlan):
+        def after_step(self):
+            super().after_step()
+            seen.append({k: v.detach().clone() for k, v in self.tokenizer.state_dict().items()})
+
+    how = {"steps": 4, "batch_size": 4, "lr": 5e-3, "seed": 0, "decoder_only": True, "adversarial": 0.5}
+    plan = Watched(tokenizer, train.Pool([patches]), ema=0.15, held_out=patches, **how)
+    train.fit(plan, **ALONE)
+    # (1 + step) / (10 + step) is above .15 from the first step on
+    for name, got in plan.average.state_dict().items():
+        want = before[name]
+        for state in seen:
+            want = 0.15 * want + 0.85 * state[name]
+        torch.testing.assert_close(got, want)
+    ends = [list(m.decoder.parameters())[-1] for m in (plan.average, plan.tokenizer)]
+    assert not torch.equal(*ends)
+    # held-out patches are restored by the average; it takes no gradient and is told apart
+    x, error = nn.to_tensor(patches), []
+    for one in (plan.average, plan.tokenizer):
+        y = nn.decode(one, nn.encode(one, x)).detach().clamp(-1, 1)
+        error.append(float((-10 * (y - x).div(2).square().mean(dim=(1, 2, 3)).log10()).mean()))
+    assert plan.validate() == pytest.approx(error[0], abs=1e-4) and error[0] != pytest.approx(error[1], abs=1e-4)
+    assert not any(p.requires_grad for p in plan.average.parameters())
+    assert plan.settings()["ema"] == 0.15
+    # learning does not depend on it
+    plain = train.TokenizerPlan(
+        nn.make_tokenizer(kind="dc", latent_channels=2, channels=(8, 8), layers=(0, 1)), train.Pool([patches]), **how
+    )
+    plain.tokenizer.load_state_dict(before)
+    train.fit(plain, **ALONE)
+    assert plain.losses == plan.losses and plain.average is None and "ema" not in plain.settings()
+
+
 def test_density_weighs_a_pale_nucleus_by_its_optical_density():
     # one grey patch restored as another: L1 and half the squared error in -1..1, and the difference of densities
     class Pale(torch.nn.Module):

@@ -31,6 +31,7 @@ DENOISERS = {
 }
 DECODER = {
     "decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 2.0, "matching": 6.0, "cropped": 1.0, "kl": 0.0,
+    "ema": 0.995,
 }  # fmt: skip
 DRAWN, DRAWN_STEPS = 1024, 20  # samples that the decoder learns on beside real patches, and solver steps of each
 # settings of a tokenizer's training, not of its network
@@ -87,7 +88,8 @@ def pretrain(
         Steps of the tokenizer; `None` is half of `steps`, or as in the checkpoint that is found, or none with `init`.
     decoder_steps
         Steps in which, at the very end, the tokenizer's decoder alone learns on, sharper and with less noise, on real
-        patches and on samples of the denoiser; latents and denoiser stay as they are.
+        patches and on samples of the denoiser, and an average of its weights is kept; latents and denoiser stay as
+        they are.
     batch_size
         Patches of a step, in each process: with two devices a step sees twice as many.
     lr
@@ -376,7 +378,7 @@ def pretrain(
                 bar=bar,
                 **engine,
             )
-            tok.requires_grad_(False).eval()
+            tok = decoder.average.eval()
             curves["decoder_validation"] = [list(v) for v in decoder.validation]
     finally:
         bar.close()

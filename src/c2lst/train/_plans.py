@@ -133,6 +133,13 @@ class Plan(lp.LightningModule):
         """What follows a step (nothing by default)."""
 
 
+def _follow(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+    """Move the exponential moving average of the weights, shorter at first."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for a, p in zip(average.parameters(), module.parameters(), strict=True):
+        a.lerp_(p.detach(), 1 - decay)
+
+
 def optical(x: Tensor) -> Tensor:
     """Turn images in -1..1 into optical density (natural log), as stains add up in it (Beer and Lambert)."""
     return -torch.log(x.add(1).div(2).clamp(1 / 255, 1))
@@ -157,6 +164,9 @@ class TokenizerPlan(Plan):
     what becomes of them too: where they differ from those of real patches, the decoder learns to make tissue of them all
     the same.
 
+    `ema` is the decay of a moving average of the weights, `average`, which is then what is validated and what ships: beside a
+    critic the weights never settle, and the last step is one of many.
+
     `keep` is for a tokenizer that has grown, see :func:`c2lst.nn.grow_tokenizer`: that many latent channels stay as they
     are, so that a denoiser still knows them. Of the encoder, the last layer alone learns, and that for the others.
     """
@@ -176,6 +186,7 @@ class TokenizerPlan(Plan):
         decoder_only: bool = False,
         drawn: Tensor | None = None,
         keep: int = 0,
+        ema: float = 0.0,
         held_out: NDArray[np.uint8] | None = None,
         check_every: int = 200,
         **kwargs: Any,
@@ -192,7 +203,8 @@ class TokenizerPlan(Plan):
                 torch.manual_seed(derive(self.seed, 113))
                 self.critic = PatchCritic()
         self.tokenizer, self.patches, self.kl, self.noise, self.cropped = tokenizer, patches, kl, noise, cropped
-        self.coarse, self.held_out, self.check_every = coarse, held_out, check_every
+        self.coarse, self.held_out, self.check_every, self.ema = coarse, held_out, check_every, ema
+        self.average = copy.deepcopy(tokenizer).requires_grad_(False) if ema else None
 
     def trained(self) -> list[nn.Parameter]:
         """All parameters, or those behind the latents (with `keep`, those behind the encoder's last block)."""
@@ -269,16 +281,18 @@ class TokenizerPlan(Plan):
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
-        more = tuple(n for n in ("density", "adversarial", "matching", "decoder_only", "keep") if getattr(self, n))
+        more = tuple(n for n in ("density", "adversarial", "matching", "decoder_only", "keep", "ema") if getattr(self, n))
         names = ("kl", "noise", "coarse", "cropped", *more)
         drawn = {} if self.drawn is None else {"drawn": len(self.drawn)}
         return {**super().settings(), **{name: getattr(self, name) for name in names}, **drawn}
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Put back what shall stay; look at the held-out patches now and then."""
+        """Put back what shall stay; move the average; look at the held-out patches now and then."""
         for p, kept in zip(self.tokenizer.encoder.conv_out.parameters() if self.keep else (), self._kept, strict=True):
             p[: self.keep] = kept.to(p)
+        if self.average is not None:
+            _follow(self.average, self.tokenizer, self.ema, self.step)
         if self.held_out is not None and (self.step % self.check_every == 0 or self.step == self.steps):
             self.validation.append((self.step, self.validate()))
 
@@ -288,9 +302,10 @@ class TokenizerPlan(Plan):
         was = self.training
         self.eval()
         total = 0.0
+        tokenizer = self.tokenizer if self.average is None else self.average
         for start in range(0, len(self.held_out), 64):
             x = to_tensor(self.held_out[start : start + 64]).to(self.device)
-            y = decode(self.tokenizer, encode(self.tokenizer, x)).float().clamp(-1, 1)
+            y = decode(tokenizer, encode(tokenizer, x)).float().clamp(-1, 1)
             error = (y - x).div(2).square().mean(dim=(1, 2, 3))
             total += float((-10 * error.clamp_min(1e-8).log10()).sum())
         self.train(was)
@@ -335,9 +350,7 @@ class DenoiserPlan(Plan):
     @torch.no_grad()
     def after_step(self) -> None:
         """Move the average; look at the held-out patches now and then."""
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        for a, p in zip(self.average.parameters(), self.denoiser.parameters(), strict=True):
-            a.lerp_(p.detach(), 1 - decay)
+        _follow(self.average, self.denoiser, self.decay, self.step)
         if self.held_out is not None and (self.step % self.check_every == 0 or self.step == self.steps):
             self.validation.append((self.step, self.validate()))
 
