@@ -281,7 +281,9 @@ class TokenizerPlan(Plan):
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
-        more = tuple(n for n in ("density", "adversarial", "matching", "decoder_only", "keep", "ema") if getattr(self, n))
+        more = tuple(
+            n for n in ("density", "adversarial", "matching", "decoder_only", "keep", "ema") if getattr(self, n)
+        )
         names = ("kl", "noise", "coarse", "cropped", *more)
         drawn = {} if self.drawn is None else {"drawn": len(self.drawn)}
         return {**super().settings(), **{name: getattr(self, name) for name in names}, **drawn}
