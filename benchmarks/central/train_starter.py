@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--narrow-steps", type=int, default=8000, help="of the denoiser after that")
     parser.add_argument("--steps", type=int, default=6000, help="of the denoiser with more latent channels")
     parser.add_argument("--tokenizer-steps", type=int, default=4000, help="of the first run; the third takes 1,500")
-    parser.add_argument("--decoder-steps", type=int, default=3600, help="of the decoder alone; the third takes 2,000")
+    parser.add_argument("--decoder-steps", type=int, default=3600, help="of the decoder alone; the third takes 1,500")
     parser.add_argument("--minutes", type=float, help="stop each run after so long, wherever it is")
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     args = parser.parse_args()
@@ -159,7 +159,7 @@ def main() -> None:
     for before, now, part in zip(wide_cards, cards, detail, strict=True):
         now["n_patches"] = {"wide": before["n_patches"], "narrow": now["n_patches"], "detail": len(part)}
     central = c2l.tl.pretrain(
-        detail, init=second, tokenizer=DETAIL, tokenizer_steps=1500, steps=args.steps, decoder_steps=2000, lr=4e-4,
+        detail, init=second, tokenizer=DETAIL, tokenizer_steps=1500, steps=args.steps, decoder_steps=1500, lr=4e-4,
         out=args.out / "detail", seed=2, **shared,
         card={
             "name": "starter",

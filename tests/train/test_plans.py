@@ -304,6 +304,40 @@ def test_the_decoder_that_ships_is_an_average_of_those_on_the_way():
     assert plain.losses == plan.losses and plain.average is None and "ema" not in plain.settings()
 
 
+def test_a_power_spectrum_finds_a_frequency_and_is_flat_for_white_noise():
+    from c2lst.train._plans import power_spectrum
+
+    columns = torch.arange(32) / 32
+    wave = torch.sin(2 * np.pi * 8 * columns).expand(2, 3, 32, 32)  # a quarter of a cycle a pixel
+    for x in (wave, wave.transpose(2, 3)):
+        found = power_spectrum(x)
+        assert found.shape == (3, 16)
+        assert (found.argmax(dim=1) == 8).all() and (found[:, :6] < 1e-4 * found[:, 8:9]).all()
+    checks = ((-1.0) ** (torch.arange(32)[:, None] + torch.arange(32))).expand(1, 1, 32, 32)
+    assert int(power_spectrum(checks).argmax()) == 15  # the corner of the spectrum
+    noise = power_spectrum(torch.randn(256, 1, 32, 48, generator=torch.Generator().manual_seed(0)))[0, 1:]
+    assert float(noise.max() / noise.min()) < 1.3
+    assert power_spectrum(2 * wave) == pytest.approx(4 * power_spectrum(wave).numpy(), rel=1e-4)
+
+
+def test_what_a_decoder_leaves_out_of_the_spectrum_weighs():
+    # every patch restored at half its contrast: a quarter of the power at every frequency
+    class Faint(torch.nn.Module):
+        def encode(self, x):
+            self.x = x
+            return type("Out", (), {"latent": torch.zeros(len(x), 1, 2, 2)})
+
+        def decode(self, z):
+            return type("Out", (), {"sample": self.x / 2})
+
+    patches = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    kwargs = {"kl": 0.0, "noise": 0.0, "steps": 1, "batch_size": 4, "lr": 1e-3, "seed": 0}
+    plain, told = (train.TokenizerPlan(Faint(), train.Pool([patches]), spectrum=s, **kwargs) for s in (0.0, 0.3))
+    more = float(told.loss(told.draws())) - float(plain.loss(plain.draws()))
+    assert more == pytest.approx(0.3 * np.log(4) ** 2, rel=1e-4)
+    assert told.settings()["spectrum"] == 0.3 and "spectrum" not in plain.settings()
+
+
 def test_density_weighs_a_pale_nucleus_by_its_optical_density():
     # one grey patch restored as another: L1 and half the squared error in -1..1, and the difference of densities
     class Pale(torch.nn.Module):

@@ -133,6 +133,22 @@ class Plan(lp.LightningModule):
         """What follows a step (nothing by default)."""
 
 
+def power_spectrum(x: Tensor) -> Tensor:
+    """Return the power of images `(n, C, h, w)` by spatial frequency, `(C, bins)`: mean over images and directions.
+
+    The bins, half as many as an image has pixels and at most 16, are of equal width from 0 to .5 cycles a pixel; what is
+    finer, in the corners of the spectrum, is in the last.
+    """
+    h, w = x.shape[-2:]
+    bins = min(16, h // 2, w // 2)
+    window = torch.hann_window(h, periodic=False)[:, None] * torch.hann_window(w, periodic=False)
+    found = torch.fft.rfft2((x - x.mean(dim=(2, 3), keepdim=True)) * window.to(x)).abs().square().mean(dim=0)
+    radius = torch.hypot(torch.fft.fftfreq(h)[:, None], torch.fft.rfftfreq(w))
+    which = (radius * 2 * bins).long().clamp_max(bins - 1).flatten().to(x.device)
+    total = found.new_zeros(len(found), bins).index_add(1, which, found.flatten(1))
+    return total / torch.bincount(which, minlength=bins).clamp_min(1)
+
+
 def _follow(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
     """Move the exponential moving average of the weights, shorter at first."""
     decay = min(decay, (1 + step) / (10 + step))
@@ -164,6 +180,10 @@ class TokenizerPlan(Plan):
     what becomes of them too: where they differ from those of real patches, the decoder learns to make tissue of them all
     the same.
 
+    `spectrum` weighs the squared difference between the logarithms of the power spectra of restored patches and of their
+    originals, over a batch (after Durall et al. 2020). A critic that looks through strides leaves out what it hardly sees:
+    the finest frequencies.
+
     `ema` is the decay of a moving average of the weights, `average`, which is then what is validated and what ships: beside a
     critic the weights never settle, and the last step is one of many.
 
@@ -183,6 +203,7 @@ class TokenizerPlan(Plan):
         density: float = 0.0,
         adversarial: float = 0.0,
         matching: float = 0.0,
+        spectrum: float = 0.0,
         decoder_only: bool = False,
         drawn: Tensor | None = None,
         keep: int = 0,
@@ -192,7 +213,7 @@ class TokenizerPlan(Plan):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.density, self.adversarial, self.matching = density, adversarial, matching
+        self.density, self.adversarial, self.matching, self.spectrum = density, adversarial, matching, spectrum
         self.decoder_only, self.drawn, self.keep = decoder_only, drawn, keep
         if (matching or drawn is not None) and not adversarial:
             raise ValueError("matching= and drawn= are judged by a critic: they need adversarial= above 0.")
@@ -236,6 +257,9 @@ class TokenizerPlan(Plan):
             loss = loss + self.density * F.l1_loss(F.avg_pool2d(optical(y), 2), F.avg_pool2d(optical(x), 2))
         if self.adversarial:
             loss = loss + self.criticised(loss, y, x, generator)
+        if self.spectrum:
+            ours, aim = (power_spectrum(i).clamp_min(1e-6).log() for i in (y, x))
+            loss = loss + self.spectrum * F.mse_loss(ours, aim)
         if self.coarse:
             y, x = self.tokenizer.decode(F.avg_pool2d(z, 2)).sample.float(), F.avg_pool2d(x, 2)
             loss = loss + self.coarse * (F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x))
@@ -282,7 +306,9 @@ class TokenizerPlan(Plan):
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
         more = tuple(
-            n for n in ("density", "adversarial", "matching", "decoder_only", "keep", "ema") if getattr(self, n)
+            n
+            for n in ("density", "adversarial", "matching", "spectrum", "decoder_only", "keep", "ema")
+            if getattr(self, n)
         )
         names = ("kl", "noise", "coarse", "cropped", *more)
         drawn = {} if self.drawn is None else {"drawn": len(self.drawn)}
