@@ -13,6 +13,21 @@ ALONE = {"desc": "test", "accelerator": "cpu", "precision": "32-true", "progress
 SCHEDULER = FlowMatchEulerDiscreteScheduler()
 
 
+class Restored(torch.nn.Module):
+    """A tokenizer whose restored patches are a known change of the originals."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def encode(self, x):
+        self.x = x
+        return type("Out", (), {"latent": torch.zeros(len(x), 1, 2, 2)})
+
+    def decode(self, z):
+        return type("Out", (), {"sample": self.change(self.x)})
+
+
 def tiny():
     torch.manual_seed(0)
     model = nn.make_denoiser(latent_channels=2, latent_px=4, width=16, depth=2, heads=2)
@@ -322,17 +337,11 @@ def test_a_power_spectrum_finds_a_frequency_and_is_flat_for_white_noise():
 
 def test_what_a_decoder_leaves_out_of_the_spectrum_weighs():
     # every patch restored at half its contrast: a quarter of the power at every frequency
-    class Faint(torch.nn.Module):
-        def encode(self, x):
-            self.x = x
-            return type("Out", (), {"latent": torch.zeros(len(x), 1, 2, 2)})
-
-        def decode(self, z):
-            return type("Out", (), {"sample": self.x / 2})
-
     patches = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     kwargs = {"kl": 0.0, "noise": 0.0, "steps": 1, "batch_size": 4, "lr": 1e-3, "seed": 0}
-    plain, told = (train.TokenizerPlan(Faint(), train.Pool([patches]), spectrum=s, **kwargs) for s in (0.0, 0.3))
+    plain, told = (
+        train.TokenizerPlan(Restored(lambda x: x / 2), train.Pool([patches]), spectrum=s, **kwargs) for s in (0.0, 0.3)
+    )
     more = float(told.loss(told.draws())) - float(plain.loss(plain.draws()))
     assert more == pytest.approx(0.3 * np.log(4) ** 2, rel=1e-4)
     assert told.settings()["spectrum"] == 0.3 and "spectrum" not in plain.settings()
@@ -340,18 +349,10 @@ def test_what_a_decoder_leaves_out_of_the_spectrum_weighs():
 
 def test_density_weighs_a_pale_nucleus_by_its_optical_density():
     # one grey patch restored as another: L1 and half the squared error in -1..1, and the difference of densities
-    class Pale(torch.nn.Module):
-        def encode(self, x):
-            self.x = x
-            return type("Out", (), {"latent": torch.zeros(len(x), 1, 2, 2)})
-
-        def decode(self, z):
-            return type("Out", (), {"sample": self.x + 0.4})
-
     patches = np.full((2, 8, 8, 3), 51, dtype=np.uint8)  # a fifth of the light: -0.6
     kwargs = {"kl": 0.0, "noise": 0.0, "steps": 1, "batch_size": 2, "lr": 1e-3, "seed": 0}
-    plain = train.TokenizerPlan(Pale(), train.Pool([patches]), **kwargs)
-    dense = train.TokenizerPlan(Pale(), train.Pool([patches]), density=2.0, **kwargs)
+    plain = train.TokenizerPlan(Restored(lambda x: x + 0.4), train.Pool([patches]), **kwargs)
+    dense = train.TokenizerPlan(Restored(lambda x: x + 0.4), train.Pool([patches]), density=2.0, **kwargs)
     generator = plain.draws()
     state = generator.get_state()
     x = float(plain.loss(generator))

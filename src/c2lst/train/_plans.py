@@ -181,8 +181,8 @@ class TokenizerPlan(Plan):
     the same.
 
     `spectrum` weighs the squared difference between the logarithms of the power spectra of restored patches and of their
-    originals, over a batch (after Durall et al. 2020). A critic that looks through strides leaves out what it hardly sees:
-    the finest frequencies.
+    originals, over a batch (after Durall et al. 2020), averaged over directions: beside a critic alone a decoder may leave
+    the finest frequencies out.
 
     `ema` is the decay of a moving average of the weights, `average`, which is then what is validated and what ships: beside a
     critic the weights never settle, and the last step is one of many.
