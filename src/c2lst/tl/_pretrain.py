@@ -50,6 +50,7 @@ def pretrain(
     lr: float = 6e-4,
     schedule: str = "cosine",
     ema: float | None = None,
+    time_shift: float = 1.0,
     clip: float | None = 1.0,
     tokenizer: dict[str, Any] | CentralModel | None = None,
     denoiser: dict[str, Any] | None = None,
@@ -100,6 +101,9 @@ def pretrain(
     ema
         Decay of the moving average of the denoiser's weights, which is what is returned; `None` is 0.999, or 0.99 for
         fewer than 2,000 steps.
+    time_shift
+        Multiplies the odds of the times at which the denoiser learns: above 1 it leans on noisy latents, where what kind
+        of tissue a patch becomes is decided (Esser et al. 2024).
     clip
         Largest norm of the gradient; `None` does not clip.
     tokenizer
@@ -199,6 +203,7 @@ def pretrain(
     check_positive("max_ram_gb", max_ram_gb)
     if ema is not None:
         check_fraction("ema", ema, zero=True)
+    check_positive("time_shift", time_shift)
     if clip is not None:
         check_positive("clip", clip)
     if max_minutes is not None:
@@ -331,6 +336,7 @@ def pretrain(
             latents,
             held_out=held_latents,
             ema=ema,
+            time_shift=time_shift,
             check_every=max(1, steps // 20),
             steps=steps,
             batch_size=batch_size,
@@ -405,6 +411,7 @@ def pretrain(
             "batch_size": int(batch_size),
             "schedule": schedule,
             "ema": float(ema),
+            "time_shift": float(time_shift),
             "seed": int(seed),
             "minutes": round((spent + time.monotonic() - begun) / 60, 2),
             "psnr_held_out_db": round(float((-10 * error.clamp_min(1e-8).log10()).mean()), 2),

@@ -149,6 +149,26 @@ def power_spectrum(x: Tensor) -> Tensor:
     return total / torch.bincount(which, minlength=bins).clamp_min(1)
 
 
+LAGS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (2, 2), (2, -2))  # pixels down and to the right
+
+
+def variogram(x: Tensor, period: int) -> Tensor:
+    """Return the mean squared difference of pixels one or two apart, `(C, lags, period, period)`.
+
+    It is kept apart by where in a cell of `period` pixels the pair lies. Of tissue all places are alike; a decoder makes
+    the pixels of a cell by weights of their own, and may leave a grid.
+    """
+    h, w = ((side - 2) // min(period, side - 2) * min(period, side - 2) for side in x.shape[-2:])
+    found = []
+    for down, right in LAGS:
+        left = max(0, -right)
+        a = x[..., :h, left : left + w]
+        b = x[..., down : down + h, left + right : left + right + w]
+        cells = (a - b).square().unflatten(3, (-1, min(period, w))).unflatten(2, (-1, min(period, h)))
+        found.append(cells.mean(dim=(0, 2, 4)))
+    return torch.stack(found, dim=1)
+
+
 def _follow(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
     """Move the exponential moving average of the weights, shorter at first."""
     decay = min(decay, (1 + step) / (10 + step))
@@ -182,7 +202,9 @@ class TokenizerPlan(Plan):
 
     `spectrum` weighs the squared difference between the logarithms of the power spectra of restored patches and of their
     originals, over a batch (after Durall et al. 2020), averaged over directions: beside a critic alone a decoder may leave
-    the finest frequencies out.
+    the finest frequencies out. `grid` does so for their variograms by place in a cell of the latents, see
+    :func:`variogram`: the pixels of a cell are made by weights of their own, and the critic puts up with some of them being
+    smoother than others.
 
     `ema` is the decay of a moving average of the weights, `average`, which is then what is validated and what ships: beside a
     critic the weights never settle, and the last step is one of many.
@@ -204,6 +226,7 @@ class TokenizerPlan(Plan):
         adversarial: float = 0.0,
         matching: float = 0.0,
         spectrum: float = 0.0,
+        grid: float = 0.0,
         decoder_only: bool = False,
         drawn: Tensor | None = None,
         keep: int = 0,
@@ -213,7 +236,8 @@ class TokenizerPlan(Plan):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.density, self.adversarial, self.matching, self.spectrum = density, adversarial, matching, spectrum
+        self.density, self.adversarial, self.matching = density, adversarial, matching
+        self.spectrum, self.grid = spectrum, grid
         self.decoder_only, self.drawn, self.keep = decoder_only, drawn, keep
         if (matching or drawn is not None) and not adversarial:
             raise ValueError("matching= and drawn= are judged by a critic: they need adversarial= above 0.")
@@ -260,6 +284,11 @@ class TokenizerPlan(Plan):
         if self.spectrum:
             ours, aim = (power_spectrum(i).clamp_min(1e-6).log() for i in (y, x))
             loss = loss + self.spectrum * F.mse_loss(ours, aim)
+        if self.grid:
+            period = x.shape[-1] // z.shape[-1]
+            ours, aim = variogram(y, period), variogram(x, period).mean(dim=(2, 3), keepdim=True)
+            aim = aim.clamp_min(1e-6).log().expand_as(ours)
+            loss = loss + self.grid * F.mse_loss(ours.clamp_min(1e-6).log(), aim)
         if self.coarse:
             y, x = self.tokenizer.decode(F.avg_pool2d(z, 2)).sample.float(), F.avg_pool2d(x, 2)
             loss = loss + self.coarse * (F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x))
@@ -307,7 +336,7 @@ class TokenizerPlan(Plan):
         """Return what a checkpoint must agree with."""
         more = tuple(
             n
-            for n in ("density", "adversarial", "matching", "spectrum", "decoder_only", "keep", "ema")
+            for n in ("density", "adversarial", "matching", "spectrum", "grid", "decoder_only", "keep", "ema")
             if getattr(self, n)
         )
         names = ("kl", "noise", "coarse", "cropped", *more)
@@ -341,7 +370,10 @@ class TokenizerPlan(Plan):
 
 
 class DenoiserPlan(Plan):
-    """Denoiser on cached latents, with an exponential moving average of its weights."""
+    """Denoiser on cached latents, with an exponential moving average of its weights.
+
+    `time_shift` above 1 leans on noisy latents, see :meth:`c2lst.nn.Objective.draw_times`.
+    """
 
     def __init__(
         self,
@@ -351,13 +383,14 @@ class DenoiserPlan(Plan):
         *,
         held_out: Tensor | None = None,
         ema: float = 0.999,
+        time_shift: float = 1.0,
         check_every: int = 200,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.denoiser = denoiser
         self.objective, self.latents, self.held_out = Objective(scheduler), latents, held_out
-        self.decay, self.check_every = ema, check_every
+        self.decay, self.time_shift, self.check_every = ema, time_shift, check_every
         self.average = copy.deepcopy(denoiser).requires_grad_(False)
 
     def trained(self) -> list[nn.Parameter]:
@@ -366,13 +399,14 @@ class DenoiserPlan(Plan):
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
-        return {**super().settings(), "ema": self.decay}
+        shift = {} if self.time_shift == 1.0 else {"time_shift": self.time_shift}
+        return {**super().settings(), "ema": self.decay, **shift}
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Denoising error."""
         z = self.latents[self.rows(len(self.latents), generator)].to(self.device)
         noise = torch.randn(z.shape, generator=generator).to(z)
-        u = self.objective.draw_times(len(z), generator)
+        u = self.objective.draw_times(len(z), generator, self.time_shift)
         return self.objective.loss(self.denoiser, z, noise, u).mean()
 
     @torch.no_grad()
