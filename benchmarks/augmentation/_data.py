@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from c2lst.models import CentralModel
 
 SETTINGS = Path(__file__).resolve().with_name("settings.json")
-SYNTHETIC = ("strategy", "guidance", "condition_noise", "n_synthetic", "keep", "weight")
+SYNTHETIC = ("n_condition", "strategy", "guidance", "condition_noise", "n_synthetic", "keep", "weight")
 
 
 def results_of(path: Path) -> Path:
@@ -49,6 +49,7 @@ def how(synthetic: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     gate = {"keep": synthetic["keep"], **settings["judge"]} if synthetic["keep"] < 1 else {}
     augment = {k: synthetic[k] for k in ("strategy", "guidance", "condition_noise")}
     return {
+        "n_condition": synthetic["n_condition"],
         "n_synthetic": synthetic["n_synthetic"],
         "weight": synthetic["weight"],
         "augment_kwargs": {**augment, "sampler_steps": settings["sampler_steps"]},

@@ -55,13 +55,14 @@ class Validation:
     ):  # fmt: skip
         self.here, self.pools, self.central, self.settings, self.fraction = here, pools, central, settings, fraction
         self.benches: dict[str, Bench] = {}
-        self.draws: dict[tuple[str, int], Draw] = {}
+        self.draws: dict[tuple[str, int, int], Draw] = {}
         self.real: dict[tuple[str, int], float] = {}
 
     def score(self, synthetic: dict[str, Any], held: str, seed: int) -> tuple[float, float]:
         """Return the mean PCC over recipes on a section left out, with real spots alone and with synthetic ones."""
-        draw = self.draw(held, seed)
-        draw.set(**how(synthetic, self.settings))
+        asked = how(synthetic, self.settings)
+        draw = self.draw(held, seed, asked)
+        draw.set(**{k: v for k, v in asked.items() if k != "n_condition"})
         if (held, seed) not in self.real:
             self.real[held, seed] = self.mean(draw, "real")
         return self.real[held, seed], self.mean(draw, "synthetic")
@@ -70,8 +71,8 @@ class Validation:
         """Return the mean PCC of an arm over the recipes a choice is made by."""
         return float(np.mean([draw.run(arm, kind)["rows"][0]["pcc"] for kind in self.settings["choose"]["predictors"]]))
 
-    def draw(self, held: str, seed: int) -> Draw:
-        """Draw the spots of the other sections."""
+    def draw(self, held: str, seed: int, asked: dict[str, Any]) -> Draw:
+        """Draw the spots of the other sections; a panel of another size is another local model."""
         if held not in self.benches:
             others = [name for name in self.here if name != held]
             self.benches[held] = Bench.make(
@@ -80,13 +81,13 @@ class Validation:
                 n_top=self.settings["n_top"], n_blocks=self.settings["n_blocks"], layer=None, table_key="table",
                 patch_key="patches", needs_pool=True, needs_central=True,
             )  # fmt: skip
-        if (held, seed) not in self.draws:
-            self.draws[held, seed] = Draw(
-                self.benches[held], self.fraction, seed, layer=None, n_condition=self.settings["n_condition"],
-                adapt_kwargs=self.settings["adapt"], cnn_steps=self.settings["cnn_steps"],
-                **how(self.settings["synthetic"], self.settings),
+        key = (held, seed, asked["n_condition"])
+        if key not in self.draws:
+            self.draws[key] = Draw(
+                self.benches[held], self.fraction, seed, layer=None, adapt_kwargs=self.settings["adapt"],
+                cnn_steps=self.settings["cnn_steps"], **asked,
             )  # fmt: skip
-        return self.draws[held, seed]
+        return self.draws[key]
 
 
 def search(
@@ -170,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / f"{stem}.csv"
     table = pd.read_csv(file, dtype={"central": str, "settings": str}) if file.is_file() else pd.DataFrame()
-    fixed = {k: settings[k] for k in ("train", "n_top", "n_condition", "cnn_steps", "sampler_steps", "adapt", "judge")}
+    fixed = {k: settings[k] for k in ("train", "n_top", "cnn_steps", "sampler_steps", "adapt", "judge")}
     fixed |= {k: plan[k] for k in ("fraction", "predictors", "encoder")}
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
     common = {"central": central.hash[:12], "settings": digest}

@@ -65,7 +65,8 @@ class Part:
         self.missing, self.central = file, None
         found = json.loads(file.read_text()) if file.is_file() else {"finished": False}
         if found["finished"]:
-            self.synthetic, self.origin = found["chosen"], found["declared"]
+            # what a choice of former days did not vary is as the settings say
+            self.synthetic, self.origin = {**self.synthetic, **found["chosen"]}, found["declared"]
             self.missing, self.central = None, found["central"]
 
     @property
@@ -83,7 +84,7 @@ class Part:
         s = self.settings
         df = c2l.tl.learning_curve(
             train, test, central=central, fractions=self.fractions, arms=self.arms, predictors=self.predictors,
-            encoder=self.encoder, pool=pool, seeds=self.seeds, n_top=s["n_top"], n_condition=s["n_condition"],
+            encoder=self.encoder, pool=pool, seeds=self.seeds, n_top=s["n_top"],
             adapt_kwargs=s["adapt"], cnn_steps=s["cnn_steps"], n_blocks=s["n_blocks"], minutes=minutes,
             out=work / central.hash[:12] / self.source / self.encoder, **how(self.synthetic, s),
         )  # fmt: skip
@@ -107,7 +108,7 @@ class Part:
 
     def asked(self) -> dict[str, Any]:
         """Return all that the runs depend on, but for the data."""
-        fixed = ("train", "test", "n_top", "n_condition", "cnn_steps", "n_blocks", "adapt")
+        fixed = ("train", "test", "n_top", "cnn_steps", "n_blocks", "adapt")
         return {
             **{k: self.settings[k] for k in fixed}, **how(self.synthetic, self.settings), "encoder": self.encoder,
             "fractions": self.fractions, "seeds": self.seeds, "predictors": self.predictors, "arms": self.arms,

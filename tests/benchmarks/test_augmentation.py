@@ -47,14 +47,13 @@ def settings(tmp_path):
     made |= {
         "central": "toy",
         "n_top": 12,
-        "n_condition": 12,
         "adapt": {"steps": 1, "validation": 0.0},
         "sampler_steps": 1,
         "n_boot": 50,
     }
     made |= {"judge": {"kind": "ridge", "encoder": "rgb"}, "n_blocks": 4}
-    made["synthetic"] |= {"n_synthetic": 8}
-    grid = {"keep": [1.0, 0.5]}
+    made["synthetic"] |= {"n_condition": 12, "n_synthetic": 8}
+    grid = {"n_condition": [12, 16], "keep": [1.0, 0.5]}
     made["choose"] |= {"seeds": [100], "encoder": "rgb", "fraction": 0.5, "grid": grid}
     arms = ["real", "synthetic", "shuffled"]
     same = {"encoder": "rgb", "predictors": ["ridge"], "arms": arms}
@@ -131,6 +130,8 @@ def test_search(scripts):
 
 
 def test_choose_then_run(scripts, opened, settings, tmp_path, capsys, monkeypatch):
+    import _data
+
     choose, run = scripts
     out, cache = tmp_path / "out", tmp_path / "cache"
     common = ["--settings", str(settings), "--out", str(out), "--cache", str(cache)]
@@ -143,12 +144,12 @@ def test_choose_then_run(scripts, opened, settings, tmp_path, capsys, monkeypatc
     choose.main(common)
     chosen = json.loads((out / "choose.json").read_text())
     table = pd.read_csv(out / "choose.csv")
-    assert chosen["finished"] and len(table) == 6 and set(table["held_out"]) == set(TRAIN)
-    assert set(chosen["chosen"]) == {"strategy", "guidance", "condition_noise", "n_synthetic", "keep", "weight"}
-    assert {s["factor"] for s in chosen["decisions"]} == {"keep"} and chosen["commit"]
+    assert chosen["finished"] and len(table) == 9 and set(table["held_out"]) == set(TRAIN)
+    assert set(chosen["chosen"]) == set(_data.SYNTHETIC) and set(table["n_condition"]) == {12, 16}
+    assert {s["factor"] for s in chosen["decisions"]} == {"n_condition", "keep"} and chosen["commit"]
     np.testing.assert_allclose(table["gain"], table["synthetic"] - table["real"], atol=1e-5)
     choose.main(common)
-    assert len(pd.read_csv(out / "choose.csv")) == 6  # nothing is tried again
+    assert len(pd.read_csv(out / "choose.csv")) == 9  # nothing is tried again
 
     def score(self, synthetic, held, seed):
         assert self.fraction == 1 and {n: t.n_obs for n, t in self.here.items()} == dict.fromkeys(TRAIN, 8)

@@ -364,25 +364,35 @@ def test_a_variogram_is_that_of_white_noise_and_finds_a_grid():
     x = torch.randn(256, 2, 32, 32, generator=torch.Generator().manual_seed(0))
     found = variogram(x, 4)
     # two independent pixels of unit variance differ by 2 in the mean square, at every lag and every place
-    assert found.shape == (2, 8, 4, 4)
-    torch.testing.assert_close(found, torch.full_like(found, 2.0), atol=0.1, rtol=0)
+    assert found.shape == (2, 8, 4 * 4 + 4)
+    torch.testing.assert_close(found, torch.full_like(found, 2.0), atol=0.15, rtol=0)
     # every second row at half its contrast: pairs within such a row differ by a quarter, pairs across rows by 1 + 1/4
     x[:, :, 1::2] *= 0.5
-    found = variogram(x, 4).mean(dim=(0, 3))
-    lags = dict(zip(LAGS, found, strict=True))
-    torch.testing.assert_close(lags[0, 1], torch.tensor([2.0, 0.5, 2.0, 0.5]), atol=0.1, rtol=0)
+    found = variogram(x, 4)
+    rows = dict(zip(LAGS, found[..., :16].unflatten(2, (4, 4)).mean(dim=(0, 3)), strict=True))
+    top, bottom = (dict(zip(LAGS, found[..., k].mean(0), strict=True)) for k in (16, 17))
+    for lag in ((0, 1), (0, 2), (2, 0), (2, 2), (2, -2)):
+        torch.testing.assert_close(rows[lag], torch.tensor([2.0, 0.5, 2.0, 0.5]), atol=0.1, rtol=0)
+        assert (top[lag].item(), bottom[lag].item()) == pytest.approx((2.0, 0.5), abs=0.1)
     for lag in ((1, 0), (1, 1), (1, -1)):
-        torch.testing.assert_close(lags[lag], torch.full((4,), 1.25), atol=0.1, rtol=0)
-    for lag in ((2, 0), (2, 2), (2, -2)):
-        torch.testing.assert_close(lags[lag], torch.tensor([2.0, 0.5, 2.0, 0.5]), atol=0.1, rtol=0)
+        torch.testing.assert_close(rows[lag], torch.full((4,), 1.25), atol=0.1, rtol=0)
+
+
+def test_a_variogram_finds_a_frame():
+    x = torch.randn(256, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    x[..., 0] *= 0.5
+    found = dict(zip(LAGS, variogram(x, 4)[0], strict=True))
+    # upper, lower, left, right; the left column is half as strong
+    torch.testing.assert_close(found[1, 0][16:], torch.tensor([2.0, 2.0, 0.5, 2.0]), atol=0.1, rtol=0)
+    torch.testing.assert_close(found[0, 1][16:], torch.tensor([2.0, 2.0, 1.25, 2.0]), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("side", [8, 16, 18, 24])
 def test_a_variogram_of_a_small_patch_looks_at_whole_cells(side):
-    x = torch.arange(side, dtype=torch.float32).expand(1, 3, side, side)  # a slope: the square of the pixels to the right
-    found = variogram(x, 4)
+    # a slope: pairs differ by how far one lies to the right of the other
+    x = torch.arange(side, dtype=torch.float32).expand(1, 3, side, side)
     aim = torch.tensor([float(right) ** 2 for _, right in LAGS])
-    torch.testing.assert_close(found, aim.view(1, -1, 1, 1).expand(3, 8, 4, 4))
+    torch.testing.assert_close(variogram(x, 4), aim.view(1, -1, 1).expand(3, 8, 20))
 
 
 def test_a_grid_weighs():

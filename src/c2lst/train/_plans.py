@@ -153,19 +153,21 @@ LAGS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (2, 2), (2, -2))  # pix
 
 
 def variogram(x: Tensor, period: int) -> Tensor:
-    """Return the mean squared difference of pixels one or two apart, `(C, lags, period, period)`.
+    """Return the mean squared difference of pixels one or two apart, `(C, lags, period ** 2 + 4)`.
 
-    It is kept apart by where in a cell of `period` pixels the pair lies. Of tissue all places are alike; a decoder makes
-    the pixels of a cell by weights of their own, and may leave a grid.
+    It is kept apart by where in a cell of `period` pixels the pair lies, row by row, and then by whether it lies at the upper,
+    lower, left or right border. Of tissue all places are alike; a decoder makes the pixels of a cell by weights of their own,
+    and those at the border from less, and may leave a grid and a frame.
     """
-    h, w = ((side - 2) // min(period, side - 2) * min(period, side - 2) for side in x.shape[-2:])
     found = []
     for down, right in LAGS:
+        h, w = x.shape[-2] - down, x.shape[-1] - abs(right)
         left = max(0, -right)
-        a = x[..., :h, left : left + w]
-        b = x[..., down : down + h, left + right : left + right + w]
-        cells = (a - b).square().unflatten(3, (-1, min(period, w))).unflatten(2, (-1, min(period, h)))
-        found.append(cells.mean(dim=(0, 2, 4)))
+        d = (x[..., :h, left : left + w] - x[..., down : down + h, left + right : left + right + w]).square()
+        ph, pw = min(period, h), min(period, w)
+        cells = d[..., : h // ph * ph, : w // pw * pw].unflatten(3, (-1, pw)).unflatten(2, (-1, ph))
+        edges = [e.mean(dim=(0, 2)) for e in (d[..., 0, :], d[..., -1, :], d[..., 0], d[..., -1])]
+        found.append(torch.cat([cells.mean(dim=(0, 2, 4)).flatten(1), torch.stack(edges, dim=1)], dim=1))
     return torch.stack(found, dim=1)
 
 
@@ -286,8 +288,9 @@ class TokenizerPlan(Plan):
             loss = loss + self.spectrum * F.mse_loss(ours, aim)
         if self.grid:
             period = x.shape[-1] // z.shape[-1]
-            ours, aim = variogram(y, period), variogram(x, period).mean(dim=(2, 3), keepdim=True)
-            aim = aim.clamp_min(1e-6).log().expand_as(ours)
+            ours, aim = (variogram(i, period) for i in (y, x))
+            # of all cells: the places of an original are alike but for chance
+            aim = aim[..., :-4].mean(dim=2, keepdim=True).clamp_min(1e-6).log().expand_as(ours)
             loss = loss + self.grid * F.mse_loss(ours.clamp_min(1e-6).log(), aim)
         if self.coarse:
             y, x = self.tokenizer.decode(F.avg_pool2d(z, 2)).sample.float(), F.avg_pool2d(x, 2)
