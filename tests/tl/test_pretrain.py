@@ -222,6 +222,7 @@ def test_a_checkpoint_of_other_settings_is_refused(patches, tmp_path):
         ({"seed": 1}, "seed="),
         ({"batch_size": 4}, "batch_size=8 there, 4 here"),
         ({"lr": 1e-3}, "lr=0.0006 there, 0.001 here"),
+        ({"time_shift": 2.0}, "time_shift='unset' there, 2.0 here"),
         ({"clip": None}, "clip=1.0 there, None here"),
         ({"schedule": "trapezoid"}, "schedule='cosine' there, 'trapezoid' here"),
         ({"tokenizer": {**TINY["tokenizer"], "latent_channels": 2}}, "tokenizer.latent_channels=4 there, 2 here"),
@@ -397,6 +398,8 @@ def test_bad_input(patches):
         c2l.tl.pretrain([patches, patches[:, :16, :16]], **TINY)
     with pytest.raises((TypeError, ValueError), match="uint8"):
         c2l.tl.pretrain(patches.astype(float), **TINY)
+    with pytest.raises(ValueError, match="time_shift"):
+        c2l.tl.pretrain(patches, time_shift=0, **TINY)
     with pytest.raises(TypeError, match="mpp"):
         c2l.tl.pretrain(patches)
 

@@ -31,11 +31,11 @@ DENOISERS = {
 }
 DECODER = {
     "decoder_only": True, "noise": 0.1, "density": 0.5, "adversarial": 2.0, "matching": 6.0, "cropped": 1.0, "kl": 0.0,
-    "spectrum": 0.3, "ema": 0.995,
+    "spectrum": 0.3, "grid": 10.0, "ema": 0.995,
 }  # fmt: skip
 DRAWN, DRAWN_STEPS = 1024, 20  # samples that the decoder learns on beside real patches, and solver steps of each
 # settings of a tokenizer's training, not of its network
-OBJECTIVE = ("kl", "noise", "coarse", "cropped", "density", "adversarial", "matching", "spectrum", "schedule")
+OBJECTIVE = ("kl", "noise", "coarse", "cropped", "density", "adversarial", "matching", "spectrum", "grid", "schedule")
 
 
 @doc
@@ -108,7 +108,8 @@ def pretrain(
         Largest norm of the gradient; `None` does not clip.
     tokenizer
         Settings for :func:`c2lst.nn.make_tokenizer` (and, beside them, `kl`, `noise`, `coarse`, `cropped`, `density`,
-        `adversarial`, `matching`, `spectrum` and `schedule` of its training), or a central model whose tokenizer is taken as it is.
+        `adversarial`, `matching`, `spectrum`, `grid` and `schedule` of its training), or a central model whose tokenizer is
+        taken as it is.
         `None` is the starter's, of kind `"dc"`.
     denoiser
         Settings for :func:`c2lst.nn.make_denoiser`. `None` is the starter's UNet.
