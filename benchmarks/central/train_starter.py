@@ -152,7 +152,7 @@ def main() -> None:
 
     narrow, cards = mixed(PER_ORGAN_LATER)
     if args.detail is None:
-        third = three_runs(args, narrow, mixed, shared)
+        third = three_runs(args, narrow, cards, mixed, shared)
     else:
         third = c2l.models.CentralModel.from_pretrained(args.detail)
     told = {s["name"]: dict(s["n_patches"]) for s in third.card["sources"]}
@@ -163,7 +163,7 @@ def main() -> None:
         out=args.out / "further", seed=3,
         card={
             "name": "starter",
-            "data": f"H&E of {', '.join(dict.fromkeys(s['organ'] for s in cards))} ({len(cards)} images, see sources)",
+            "data": described(cards),
             "sources": cards,
             "held_out": f"her2st C4, right of {HELD_OUT_FROM:.0%} of its width; C5, C6 and B4 were never read",
             "data_sha256": {**third.card["data_sha256"], "further": digest(narrow)},
@@ -184,10 +184,11 @@ def main() -> None:
         central.save_pretrained(place, overwrite=True, half=True)
 
 
-def three_runs(args: argparse.Namespace, narrow: list[np.ndarray], mixed: Callable, shared: dict) -> CentralModel:
+def three_runs(
+    args: argparse.Namespace, narrow: list[np.ndarray], cards: list[dict], mixed: Callable, shared: dict
+) -> CentralModel:
     """Train from nothing up to the finished model of the third run, or from that of the second."""
     wide, wide_cards = mixed(PER_ORGAN)
-    cards = mixed(PER_ORGAN_LATER)[1]
     if args.narrow is None:
         first = c2l.tl.pretrain(
             wide, steps=args.wide_steps, tokenizer_steps=args.tokenizer_steps, tokenizer=TOKENIZER, denoiser=DENOISER,
@@ -211,6 +212,7 @@ def three_runs(args: argparse.Namespace, narrow: list[np.ndarray], mixed: Callab
         lr=4e-4, out=args.out / "detail", seed=2,
         card={
             "name": "starter",
+            "data": described(cards),
             "sources": sources,
             "data_sha256": {"wide": digest(wide), "narrow": digest(narrow), "detail": digest(detail)},
             "licence": "CC-BY-4.0 (the strictest of the data)",
@@ -223,6 +225,11 @@ def three_runs(args: argparse.Namespace, narrow: list[np.ndarray], mixed: Callab
         third.card["wide"] = second.card["wide"]
     third.save_pretrained(args.out / "third", overwrite=True)
     return third
+
+
+def described(cards: list[dict]) -> str:
+    """Say in a line what was learnt from."""
+    return f"H&E of {', '.join(dict.fromkeys(c['organ'] for c in cards))} ({len(cards)} images, see sources)"
 
 
 def digest(parts: list[np.ndarray]) -> str:

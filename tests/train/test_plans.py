@@ -406,7 +406,7 @@ def test_a_grid_weighs():
         assert told.settings()["grid"] == 0.5 and "grid" not in plain.settings()
         return float(told.loss(told.draws())) - float(plain.loss(plain.draws()))
 
-    # places are not alike in four patches of noise; how much that is stays when all contrast is halved, beside log 4
+    # places are not quite alike in patches of noise; that stays when all contrast is halved, beside log 4
     floor = more(lambda x: x)
     assert more(lambda x: x / 2) == pytest.approx(floor + 0.5 * np.log(4) ** 2, rel=0.2)
     rows = torch.tensor([1.0, 0.3]).repeat(8)[:, None]
