@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _find(table: pd.DataFrame, key: dict[str, Any]) -> dict[str, Any] | None:
-    if not len(table):
+    if not set(key) <= set(table.columns):  # nothing yet, or of former days, when less was varied
         return None
     rows = table[(table[list(key)] == pd.Series(key)).all(axis=1)]
     return rows.iloc[0].to_dict() if len(rows) else None

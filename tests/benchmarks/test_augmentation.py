@@ -178,6 +178,16 @@ def test_choose_then_run(scripts, opened, settings, tmp_path, capsys, monkeypatc
     assert len(json.loads((out / "provenance.json").read_text())) == 2
 
 
+def test_what_former_days_tried_is_not_taken_for_this(scripts):
+    choose, _ = scripts
+    old = pd.DataFrame({"central": ["a"], "guidance": [1.5], "gain": [0.1]})
+    assert choose._find(pd.DataFrame(), {"central": "a"}) is None
+    assert choose._find(old, {"central": "a", "guidance": 1.5})["gain"] == 0.1
+    assert choose._find(old, {"central": "a", "guidance": 1.5, "n_condition": 100}) is None
+    both = pd.concat([old, old.assign(n_condition=100, gain=0.2)], ignore_index=True)
+    assert choose._find(both, {"central": "a", "guidance": 1.5, "n_condition": 100})["gain"] == 0.2
+
+
 def test_a_section_cannot_be_on_both_sides(scripts, settings):
     _, run = scripts
     made = json.loads(settings.read_text())
