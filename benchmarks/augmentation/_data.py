@@ -52,7 +52,7 @@ def how(synthetic: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "n_condition": synthetic["n_condition"],
         "n_synthetic": synthetic["n_synthetic"],
         "weight": synthetic["weight"],
-        "augment_kwargs": {**augment, "sampler_steps": settings["sampler_steps"]},
+        "augment_kwargs": {**augment, "sampler_steps": settings["sampler_steps"], "precision": settings["precision"]},
         "gate_kwargs": gate,
     }
 

@@ -61,8 +61,9 @@ from c2lst import nn
 from c2lst._expression import expression
 from c2lst._random import derive, generator
 from c2lst.models import CentralModel, LocalModel
-from c2lst.tl._adapt import DEFAULTS, _sized, drawn_pool, gene_values, predicted, turns
+from c2lst.tl._adapt import DEFAULTS, _sized, gene_values, predicted
 from c2lst.tl._inputs import Spots, common_panel, spots
+from c2lst.tl._tissue import Tissue, turns
 from c2lst.train import ModulationPlan, Pool, TokenizerPlan, fit
 
 if TYPE_CHECKING:
@@ -241,8 +242,8 @@ def trained_freely(
         start = with_parts(central, random_denoiser(central, seed, zero=arm != "random+readout"), tokenizer)
     latents, genes, unpaired, told = turns(start, seen.patches), torch.from_numpy(seen.values), None, None
     if pool is not None:
-        drawn, pca = drawn_pool(pool, seed), nn.GENE_ENCODERS["pca"]
-        unpaired = turns(start, drawn)
+        drawn, pca = Tissue(pool).drawn(seed), nn.GENE_ENCODERS["pca"]
+        unpaired = drawn.turns(start)
         told = torch.from_numpy(predicted(start, seen.spots, seen.patches, seen.used, drawn, seen.genes, None, pca))
     adapt_lr = DEFAULTS[pool is not None][1]
     widths = [s.width for s in nn.sites(start.denoiser)]

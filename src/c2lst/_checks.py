@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+PRECISIONS = ("32-true", "bf16-mixed")  # as Lightning names them
+
 
 def listing(names: Iterable[Any], limit: int = 12) -> str:
     """Spell out what exists, shortened."""

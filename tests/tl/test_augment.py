@@ -45,6 +45,16 @@ def test_two_processes_draw_the_same(table, local):
     assert many.uns["c2lst"]["params"]["augment"] == one.uns["c2lst"]["params"]["augment"]
 
 
+def test_half_the_precision_draws_nearly_the_same(table, local):
+    full, half = (c2l.tl.augment(table, local, n_obs=8, precision=p, **QUICK) for p in ("32-true", "bf16-mixed"))
+    np.testing.assert_array_equal(full.X, half.X)
+    apart = np.abs(full.obsm["patches"].astype(int) - half.obsm["patches"].astype(int))
+    assert 0 < apart.mean() < 1.5 and np.percentile(apart, 99) <= 6
+    assert half.uns["c2lst"]["params"]["augment"]["precision"] == "bf16-mixed"
+    with pytest.raises(ValueError, match="precision='16'.*'32-true', 'bf16-mixed'"):
+        c2l.tl.augment(table, local, precision="16")
+
+
 def test_profiles_resampled_are_those_of_the_parents(table, local, monkeypatch):
     seen = {}
     draw = type(local).sample

@@ -6,6 +6,7 @@ import pytest
 import c2lst as c2l
 from c2lst.metrics import pearson
 from c2lst.tl._teacher import central_teacher, stretched
+from c2lst.tl._tissue import Tissue
 
 
 def test_stretched_profiles_spread_as_measured_ones_and_keep_their_order():
@@ -38,10 +39,10 @@ def test_a_teacher_knows_genes_that_patches_show(coloured):
     genes = list(table.var_names)
     values, patches = expression(table, genes), table.obsm["patches"]
     teacher = central_teacher(patches[:50], values[:50], np.arange(50) % 4, central)
-    assert np.nanmax(pearson(teacher(patches[50:]), values[50:])) > 0.5
+    assert np.nanmax(pearson(teacher(Tissue(patches[50:])), values[50:])) > 0.5
     # and nothing of those it was not shown
     values[50:] += 9
     patches = patches.copy()
     patches[50:] = 0
     again = central_teacher(patches[:50], values[:50], np.arange(50) % 4, central)
-    np.testing.assert_array_equal(teacher(patches[:50]), again(patches[:50]))
+    np.testing.assert_array_equal(teacher(Tissue(patches[:50])), again(Tissue(patches[:50])))

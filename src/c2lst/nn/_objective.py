@@ -129,5 +129,6 @@ def sample(
                 with attached(modulation, model, torch.full_like(condition, torch.nan)):
                     free = denoise(model, x, times)
                 v = free + guidance * (v - free)
-        z = solver.step(v, t, z, return_dict=True, **extra).prev_sample
+        # under autocast a denoiser says bfloat16; solvers round what they are given to what they are told
+        z = solver.step(v.to(z.dtype), t, z, return_dict=True, **extra).prev_sample
     return z

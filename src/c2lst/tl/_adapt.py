@@ -15,20 +15,19 @@ from c2lst._random import derive, generator
 
 from ._inputs import Spots, check_scale, common_panel, section_names, spots
 from ._teacher import central_teacher, stretched
+from ._tissue import Tissue, turns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from c2lst.models import CentralModel, LocalModel
     from c2lst.nn import GeneEncoder
-    from c2lst.train import Bar, ModulationPlan
+    from c2lst.train import ModulationPlan
 
 DEFAULTS = {True: (300, 3e-3), False: (200, 1e-3)}  # steps and lr, with predicted genes and without
-N_POOL = 2000  # patches of the pool, at most
 
 
 @doc
@@ -162,13 +161,15 @@ def adapt(
     for table in tables:
         check_scale(table, model.mpp, model.patch_px, f"the central model {model.name!r}", patch_key)
     genes = common_panel(tables, genes_key)
-    if pool is not None:
+    tissue = pool if isinstance(pool, Tissue) else None  # of a benchmark, whose draws share it
+    if pool is not None and tissue is None:
         check_patches(pool, "pool")
         if tuple(pool.shape[1:3]) != (model.patch_px, model.patch_px):
             raise ValueError(
                 f"pool has patches of {pool.shape[1]} x {pool.shape[2]} px, the central model takes {model.patch_px}; "
                 f"call c2lst.pp.tissue_patches(sdata, mpp={model.mpp:g}, patch_px={model.patch_px})."
             )
+        tissue = Tissue(pool)
     encoder_class = GENE_ENCODERS[gene_encoder]
     values = np.concatenate([gene_values(s.table[s.rows], genes, layer, encoder_class) for s in seen])
 
@@ -187,9 +188,9 @@ def adapt(
     held, used = order[:n_held], order[n_held:]
     few = few_genes = None
     bar = Bar(steps + 8 * told, progress)
-    if pool is not None:
-        unpaired = drawn_pool(pool, seed)
-        few = turns(model, unpaired, bar) if told else model.encode(unpaired)
+    if tissue is not None:
+        unpaired = tissue.drawn(seed)
+        few = unpaired.turns(model, bar) if told else model.encode(unpaired.patches)
     if told:
         few_genes = torch.from_numpy(predicted(model, seen, patches, used, unpaired, genes, layer, encoder_class))
     plan = ModulationPlan(
@@ -243,7 +244,7 @@ def adapt(
         record(
             table, "adapt", central=model.name, modulation=modulation, gene_encoder=gene_encoder, subset=subset,
             layer=layer, patch_key=patch_key, genes_key=genes_key, steps=steps, batch_size=batch_size, lr=lr, time_shift=time_shift, seed=seed,
-            pool=0 if pool is None else len(pool), pool_genes=card["pool_genes"],
+            pool=0 if tissue is None else len(tissue), pool_genes=card["pool_genes"],
         )  # fmt: skip
         said = {k: v for k, v in card.items() if k not in ("curves", "hours")}
         table.uns[key_added] = {**dict(table.uns.get(key_added, {})), "local": said}
@@ -313,14 +314,8 @@ def gene_values(
     return np.asarray(x.todense() if hasattr(x, "todense") else x, dtype=np.float32)
 
 
-def drawn_pool(pool: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """Return the patches of the pool that are used."""
-    rows = generator(seed, 24).permutation(len(pool))[:N_POOL]
-    return np.ascontiguousarray(np.asarray(pool)[rows])
-
-
 def predicted(
-    model: CentralModel, seen: list[Spots], patches: NDArray[np.uint8], used: NDArray[np.int64], pool: NDArray[np.uint8],
+    model: CentralModel, seen: list[Spots], patches: NDArray[np.uint8], used: NDArray[np.int64], pool: Tissue,
     genes: list[str], layer: str | None, encoder: type[GeneEncoder],
 ) -> NDArray[np.float32]:  # fmt: skip
     """Return what a gene encoder takes, for each patch of the pool: genes predicted from the spots that are `used`."""
@@ -338,20 +333,6 @@ def predicted(
     return (np.expm1(np.clip(told, 0, None)) * np.median(size) / 1e4).astype(np.float32)
 
 
-def turns(model: CentralModel, patches: NDArray[np.uint8], bar: Bar | None = None) -> Tensor:
-    """Return latents `(n, 8, C, h, w)` of the eight turns and flips of patches, each a step of the bar."""
-    import torch
-
-    if bar is not None:
-        bar.phase("tissue", 8)
-    latents = []
-    for turned in _turned(patches):
-        latents.append(model.encode(np.ascontiguousarray(turned)))
-        if bar is not None:
-            bar.step()
-    return torch.stack(latents, dim=1)
-
-
 def _sized(kind: str, model: CentralModel, encoder: GeneEncoder, widths: list[int]) -> dict[str, int]:
     """Choose the rank so that what is added stays under 5 % of the central model's parameters."""
     budget = 0.05 * model.n_parameters - sum(p.numel() for p in encoder.parameters())
@@ -359,12 +340,6 @@ def _sized(kind: str, model: CentralModel, encoder: GeneEncoder, widths: list[in
         budget *= 0.6
     rank = int((budget - sum(widths)) // (sum(widths) + 3 * encoder.dim + 100))
     return {"rank": max(2, min(64, rank))}
-
-
-def _turned(patches: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """Return the eight turns and flips of patches: tissue has no up."""
-    turns = [np.rot90(patches, k, (1, 2)) for k in range(4)]
-    return turns + [t[:, :, ::-1] for t in turns]
 
 
 def _thin(values: list[float], keep: int = 200) -> list[float]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c2lst._checks import check_choice, check_positive
+from c2lst._checks import PRECISIONS, check_choice, check_positive
 from c2lst._docs import doc
 from c2lst._expression import LOG1P, check_genes, counts, expression, library_size
 from c2lst._keys import Key
@@ -41,6 +41,7 @@ def augment(
     table_key: str = "table",
     library_key: str | None = None,
     batch_size: int = 64,
+    precision: str = "32-true",
     store: str | Path | None = None,
     devices: int = 1,
     seed: int = 0,
@@ -74,6 +75,9 @@ def augment(
         Column of `obs` that names the sections of a concatenated AnnData.
     batch_size
         Patches drawn at once; bounds the memory.
+    precision
+        `"32-true"`, or `"bf16-mixed"`, which is faster where the processor has bfloat16; grey levels then differ a little,
+        and so between processors.
     store
         Directory of a zarr store that takes the patches, for more of them than memory holds.
     devices
@@ -121,6 +125,7 @@ def augment(
     check_positive("guidance", guidance, zero=True)
     check_positive("sampler_steps", sampler_steps, integer=True)
     check_positive("batch_size", batch_size, integer=True)
+    check_choice("precision", precision, PRECISIONS)
     check_positive("devices", devices, integer=True)
     found = []
     here = sections(data, table_key=table_key, library_key=library_key)
@@ -178,10 +183,10 @@ def augment(
     }  # fmt: skip
     record(
         synthetic, "augment", strategy=strategy, condition_noise=condition_noise, guidance=guidance, sampler_steps=sampler_steps, subset=subset,
-        layer=layer, n_obs=n, seed=seed, listens=local.card.get("listens"),
+        layer=layer, n_obs=n, precision=precision, seed=seed, listens=local.card.get("listens"),
     )  # fmt: skip
     settings = {
-        "seed": derive(seed, 31), "guidance": guidance, "steps": sampler_steps, "batch_size": batch_size,
+        "seed": derive(seed, 31), "guidance": guidance, "steps": sampler_steps, "batch_size": batch_size, "precision": precision,
     }  # fmt: skip
     if store is not None:
         from c2lst._logging import batches

@@ -20,6 +20,7 @@ from ._arms import GENERATED, PSEUDO, Extra, classical, mixup, shuffled, shuffle
 from ._graph import graph
 from ._inputs import Spots, check_scale, scale_of, spots
 from ._teacher import central_teacher
+from ._tissue import Tissue
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,7 +47,7 @@ class Bench:
     graphs: list[Any]
     blocks: list[NDArray[np.int64]]
     measured_moran: list[NDArray]
-    pool: NDArray[np.uint8] | None
+    tissue: Tissue | None
     pool_features: NDArray | None
     fingerprint: str
     patch_key: str
@@ -113,7 +114,7 @@ class Bench:
         return cls(
             seen, held, genes, model, encoder, features, test_features, target, test_target, graphs, blocks,
             [morans_i(y, g) for y, g in zip(test_target, graphs, strict=True)],
-            pool, None if pool is None else embed_patches(pool, encoder, model), digest.hexdigest()[:16],
+            None if pool is None else Tissue(pool), None if pool is None else embed_patches(pool, encoder, model), digest.hexdigest()[:16],
             patch_key,
         )  # fmt: skip
 
@@ -296,6 +297,7 @@ class Draw:
             made = ours
         elif arm == "unconditional":
             settings = {"steps": self.augment_kwargs.get("sampler_steps", 16)}
+            settings |= {k: v for k, v in self.augment_kwargs.items() if k == "precision"}
             drawn = self.local.sample(None, n=len(ours.patches), seed=derive(self.seed, 99), **settings)
             made = Extra(drawn, ours.target, ours.parent, profiles=ours.profiles)
         else:
@@ -326,7 +328,7 @@ class Draw:
             bench, kind = self.bench, self.gate_kwargs.get("kind", "ridge")
             self.judge = fit_predictor(
                 self.light, kind=kind, encoder=self.gate_kwargs.get("encoder", bench.encoder), central=bench.central,
-                pool=bench.pool if kind == "ridge-whitened" else None, subset=Key.obs.SAMPLED,
+                pool=bench.tissue.patches if kind == "ridge-whitened" else None, subset=Key.obs.SAMPLED,
                 seed=derive(self.seed, 101), progress=False,
             )  # fmt: skip
             check_judge(self.judge.card, self.local.card)
@@ -347,7 +349,7 @@ class Draw:
             pp.select_genes(self.light, n_top=self.n_condition, subset=Key.obs.SAMPLED)
             kwargs = {"seed": self.seed, **self.adapt_kwargs}
             if "pool" not in kwargs:
-                kwargs["pool"] = self.bench.pool
+                kwargs["pool"] = self.bench.tissue
             self.local = adapt(self.light, self.bench.central, subset=Key.obs.SAMPLED, progress=False, **kwargs)
         return self.local
 
@@ -377,11 +379,13 @@ class Draw:
 
         key = f"pseudo-{kind}" if arm == "pseudo" else arm
         if key not in self.extras:
-            rows = generator(self.seed, 90).permutation(len(self.bench.pool))[: self.n_extra]
-            patches, features = self.bench.pool[rows], self.bench.pool_features[rows]
+            rows = generator(self.seed, 90).permutation(len(self.bench.tissue))[: self.n_extra]
+            patches, features = self.bench.tissue.patches[rows], self.bench.pool_features[rows]
             if arm == "pseudo-central":
                 fold = folds(self.groups, self.positions)
-                labels = central_teacher(self.patches, self.target, fold, self.bench.central)(patches)
+                labels = central_teacher(self.patches, self.target, fold, self.bench.central)(
+                    self.bench.tissue.take(rows)
+                )
             else:
                 if kind not in self.teachers:
                     self.teachers[kind] = self.fit(kind, None)

@@ -13,18 +13,20 @@ if TYPE_CHECKING:
 
     from c2lst.models import CentralModel
 
+    from ._tissue import Tissue
+
 
 def central_teacher(
     patches: NDArray[np.uint8], values: NDArray[np.float32], fold: NDArray[np.int64], central: CentralModel
-) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Fit a ridge on the central model's features of patches; returns a function from patches to `(n, n_genes)`."""
+) -> Callable[[Tissue], NDArray[np.float32]]:
+    """Fit a ridge on the central model's features of patches; returns a function from tissue to `(n, n_genes)`."""
     from c2lst.models._encoders import embed_patches
     from c2lst.models._ridge import fit_ridge, ridge_predict
 
     n = len(values)
     seen = embed_patches(patches, "central", central)
     arrays, _ = fit_ridge(seen, values, np.ones(n), np.ones(n, dtype=bool), fold)
-    return lambda other: ridge_predict(arrays, embed_patches(other, "central", central))
+    return lambda tissue: ridge_predict(arrays, tissue.features(central))
 
 
 def stretched(predicted: NDArray[np.float32], measured: NDArray[np.float32]) -> NDArray[np.float32]:
