@@ -98,7 +98,7 @@ class LocalModel:
         n: int | None = None,
         index: NDArray[np.int64] | None = None,
         seed: int = 0,
-        guidance: float = 1.5,
+        guidance: float = 2.5,
         steps: int = 20,
         batch_size: int = 64,
         precision: str = "32-true",

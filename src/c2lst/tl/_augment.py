@@ -34,7 +34,7 @@ def augment(
     n_obs: int | None = None,
     strategy: str = "interpolate",
     condition_noise: float = 0.0,
-    guidance: float = 1.5,
+    guidance: float = 2.5,
     sampler_steps: int = 16,
     subset: str | None = None,
     layer: str | None = None,
