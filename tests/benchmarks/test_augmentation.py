@@ -194,3 +194,21 @@ def test_a_section_cannot_be_on_both_sides(scripts, settings):
     settings.write_text(json.dumps(made | {"train": ["C2", "C5"]}))
     with pytest.raises(ValueError, match=r"\['C5'\] are for training and for testing"):
         run.read_settings(settings)
+
+
+def test_round_trip(scripts, opened, settings, tmp_path, monkeypatch):
+    import round_trip
+
+    monkeypatch.setattr(round_trip, "JUDGES", {"ridge": "rgb"})
+    out = tmp_path / "out"
+    common = ["--settings", str(settings), "--out", str(out), "--cache", str(tmp_path / "cache")]
+    round_trip.main([*common, "--seeds", "0"])
+    first = pd.read_csv(out / "round_trip.csv")
+    assert list(first["section"]) == TEST and set(first["judge"]) == {"ridge"} and (first["n_spots"] == 16).all()
+    np.testing.assert_allclose(first["share"], first["pcc"] / first["real"], rtol=1e-4)
+    # what was done stays as it is
+    round_trip.main([*common, "--seeds", "0", "1"])
+    both = pd.read_csv(out / "round_trip.csv")
+    assert list(both["seed"]) == [0, 0, 1, 1]
+    pd.testing.assert_frame_equal(both.iloc[:2], first)
+    assert "| C5 | ridge | 2 |" in (out / "round_trip.md").read_text()
