@@ -268,8 +268,10 @@ def main(argv: list[str] | None = None) -> None:
         left = None if args.minutes is None else args.minutes - (time.monotonic() - began) / 60
         if part in asked and (left is None or left > 0):
             frames[part.name] = part.run(train, test, pool, central, kept, left)
-        elif (known := part.read(central, kept)) is not None:
+    for part in parts:  # at the end: another call beside this one may have finished some
+        if part.name not in frames and (known := part.read(central, kept)) is not None:
             frames[part.name] = known
+    frames = {part.name: frames[part.name] for part in parts if part.name in frames}
     n_test = len(settings["test"])
     pages = [f"# Do synthetic spots help?\n\nCentral model {central.name} ({central.hash[:12]}).\n"]
     groups = {"main": [p for p in parts if p.source == "chosen"]}
