@@ -65,6 +65,10 @@ def trips(
     few = [t.copy() for t in train]
     c2l.pp.subsample(few, FRACTION, seed=seed)
     c2l.pp.select_genes(few, n_top=asked["n_condition"], subset="c2lst_sampled")
+    # a gene that a test section was not asked for cannot be a condition there
+    measured = set.intersection(*(set(t.var_names) for t in test.values()))
+    panel = few[0].var_names[few[0].var["c2lst_genes"]]
+    c2l.pp.select_genes(few, genes=[g for g in panel if g in measured])
     local = c2l.tl.adapt(
         few, central, pool=pool, subset="c2lst_sampled", seed=seed, progress=False, **settings["adapt"]
     )
