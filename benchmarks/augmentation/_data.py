@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,25 @@ def results_of(path: Path) -> Path:
     """Return where the results of a settings file are kept."""
     name = "augmentation" if path == SETTINGS else f"augmentation-{path.stem}"
     return SETTINGS.parents[1] / "results" / name
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with what every script here takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="directory of her2st; left out, the sections are downloaded")
+    parser.add_argument("--central", help="central model; left out, that of the settings")
+    parser.add_argument("--out", type=Path, help="left out, results/augmentation, or that of other settings beside it")
+    parser.add_argument("--settings", type=Path, default=SETTINGS)
+    parser.add_argument("--cache", type=Path, default=c2l.settings.cache_dir / "benchmarks" / "augmentation")
+    return parser
+
+
+def read_arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Parse, and fill in where results go."""
+    args = parser.parse_args(argv)
+    args.settings = args.settings.resolve()
+    args.out = results_of(args.settings) if args.out is None else args.out
+    return args
 
 
 def read_settings(path: Path = SETTINGS) -> dict[str, Any]:
@@ -78,11 +99,11 @@ def _section(
         sdata = _toy(name) if name.startswith("toy") else c2l.datasets.her2st(name, path=data)
         if not table.is_file():
             c2l.pp.extract_patches(sdata, **scale)
-            part = table.with_suffix(".part")
+            part = table.with_suffix(f".{os.getpid()}.h5ad.part")  # two parts of a benchmark may run side by side
             sdata["table"].write_h5ad(part)
             part.replace(table)
         if pool:
-            part = grid.with_suffix(".part")
+            part = grid.with_suffix(f".{os.getpid()}.npy.part")
             with part.open("wb") as file:
                 np.save(file, c2l.pp.tissue_patches(sdata, None, **scale))
             part.replace(grid)

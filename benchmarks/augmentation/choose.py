@@ -14,7 +14,6 @@ somebody who has no more. A call that broke off, or was stopped by `--minutes`, 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -28,7 +27,7 @@ import pandas as pd
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "central"))
 
-from _data import SETTINGS, SYNTHETIC, how, read_settings, results_of, tables, tissue  # noqa: E402
+from _data import SYNTHETIC, arguments, how, read_arguments, read_settings, tables, tissue  # noqa: E402
 from _results import markdown, number, provenance, write_json  # noqa: E402
 
 import c2lst as c2l  # noqa: E402
@@ -141,17 +140,10 @@ def text(table: pd.DataFrame, chosen: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="directory of her2st; left out, the sections are downloaded")
-    parser.add_argument("--central", help="central model; left out, that of the settings")
-    parser.add_argument("--out", type=Path, help="left out, results/augmentation, or that of other settings beside it")
-    parser.add_argument("--settings", type=Path, default=SETTINGS)
-    parser.add_argument("--cache", type=Path, default=c2l.settings.cache_dir / "benchmarks" / "augmentation")
+    parser = arguments(__doc__)
     parser.add_argument("--sampled", type=int, metavar="SEED", help="with the labels of this draw alone")
     parser.add_argument("--minutes", type=float, help="begin no trial after so many")
-    args = parser.parse_args(argv)
-    args.settings = args.settings.resolve()
-    args.out = results_of(args.settings) if args.out is None else args.out
+    args = read_arguments(parser, argv)
     began, settings = time.monotonic(), read_settings(args.settings)
     plan, names = settings["choose"], settings["train"]  # settings["test"] is not read here
     central = central_model(args.central or settings["central"])

@@ -14,7 +14,6 @@ read from the real patches of the same spots; `shuffled` are the same patches be
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ import pandas as pd
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "central"))
 
-from _data import SETTINGS, how, read_settings, results_of, tables, tissue  # noqa: E402
+from _data import arguments, how, read_arguments, read_settings, tables, tissue  # noqa: E402
 from _results import markdown, number, provenance  # noqa: E402
 from run import Part  # noqa: E402
 
@@ -114,16 +113,9 @@ def text(table: pd.DataFrame, central: CentralModel, asked: dict[str, Any], orig
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="directory of her2st; left out, the sections are downloaded")
-    parser.add_argument("--central", help="central model; left out, that of the settings")
-    parser.add_argument("--out", type=Path, help="left out, results/augmentation, or that of other settings beside it")
-    parser.add_argument("--settings", type=Path, default=SETTINGS)
-    parser.add_argument("--cache", type=Path, default=c2l.settings.cache_dir / "benchmarks" / "augmentation")
+    parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    args = parser.parse_args(argv)
-    args.settings = args.settings.resolve()
-    args.out = results_of(args.settings) if args.out is None else args.out
+    args = read_arguments(parser, argv)
     settings = read_settings(args.settings)
     chosen = Part(next(iter(settings["parts"])), settings, args.out)
     asked = how(chosen.synthetic, settings)

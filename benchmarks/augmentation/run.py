@@ -23,7 +23,6 @@ what is finished:
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -36,7 +35,7 @@ import pandas as pd
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "central"))
 
-from _data import SETTINGS, how, read_settings, results_of, tables, tissue  # noqa: E402
+from _data import SETTINGS, arguments, how, read_arguments, read_settings, tables, tissue  # noqa: E402
 from _results import markdown, number, provenance, write_json  # noqa: E402
 
 import c2lst as c2l  # noqa: E402
@@ -229,20 +228,13 @@ def text(found: dict[str, pd.DataFrame], title: str, done: list[list[str]], pict
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="directory of her2st; left out, the sections are downloaded")
-    parser.add_argument("--central", help="central model; left out, that of the settings")
-    parser.add_argument("--out", type=Path, help="left out, results/augmentation, or that of other settings beside it")
-    parser.add_argument("--settings", type=Path, default=SETTINGS)
-    parser.add_argument("--cache", type=Path, default=c2l.settings.cache_dir / "benchmarks" / "augmentation")
+    parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", metavar="PART", help="names of parts; left out, all")
     parser.add_argument("--minutes", type=float, help="begin no run after so many")
     parser.add_argument(
         "--as-set", action="store_true", help="synthetic spots as settings.json says, where nothing is chosen"
     )
-    args = parser.parse_args(argv)
-    args.settings = args.settings.resolve()
-    args.out = results_of(args.settings) if args.out is None else args.out
+    args = read_arguments(parser, argv)
     began, settings, kept = time.monotonic(), read_settings(args.settings), args.cache / "runs"
     if args.settings != SETTINGS:
         kept = kept / args.settings.stem

@@ -92,12 +92,13 @@ def test_the_settings_are_those_of_the_protocol(scripts):
 
 @pytest.mark.parametrize("name", ["toy", "features"])
 def test_other_settings_differ_where_they_mean_to(scripts, name):
-    _, run = scripts
-    made, main = (run.read_settings(HERE / f"{n}.json") for n in (name, "settings"))
+    import _data
+
+    made, main = (_data.read_settings(HERE / f"{n}.json") for n in (name, "settings"))
     where = {"toy": {"train", "test", "central", "synthetic", "parts"}, "features": {"choose", "parts"}}[name]
     assert set(made) == set(main) and {k for k in made if made[k] != main[k]} == where
-    assert run.results_of(HERE / f"{name}.json").name == f"augmentation-{name}"
-    assert run.results_of(HERE / "settings.json").name == "augmentation"
+    assert _data.results_of(HERE / f"{name}.json").name == f"augmentation-{name}"
+    assert _data.results_of(HERE / "settings.json").name == "augmentation"
 
 
 def test_simulated_sections_by_number(scripts, tmp_path):
@@ -189,11 +190,12 @@ def test_what_former_days_tried_is_not_taken_for_this(scripts):
 
 
 def test_a_section_cannot_be_on_both_sides(scripts, settings):
-    _, run = scripts
+    import _data
+
     made = json.loads(settings.read_text())
     settings.write_text(json.dumps(made | {"train": ["C2", "C5"]}))
     with pytest.raises(ValueError, match=r"\['C5'\] are for training and for testing"):
-        run.read_settings(settings)
+        _data.read_settings(settings)
 
 
 def test_round_trip(scripts, opened, settings, tmp_path, monkeypatch):
