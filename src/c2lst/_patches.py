@@ -108,6 +108,16 @@ def patch_meta(table: AnnData, key: str = Key.obsm.PATCHES) -> dict[str, Any]:
     return {k: None if isinstance(v, str) and v == "none" else v for k, v in plain.items()}
 
 
+def made_meta(mpp: float, patch_px: int, store: str | Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return `uns["c2lst"]["patches"]` of a table whose patches were cut from no image of its own."""
+    return {
+        Key.obsm.PATCHES: {
+            "mpp": mpp, "source_mpp": mpp, "patch_px": patch_px, "field_um": mpp * patch_px, "image_key": "none",
+            "coordinate_system": "none", "level": 0, "store": "none" if store is None else str(store),
+        }
+    }  # fmt: skip
+
+
 def get_patches(table: AnnData, key: str = Key.obsm.PATCHES) -> NDArray[np.uint8] | StoredPatches:
     """Return the patches of a table, uint8 `(n_obs, H, W, 3)`, row `i` being that of `obs_names[i]`.
 

@@ -12,6 +12,7 @@ from ._learning_curve import learning_curve
 from ._memorization import memorization
 from ._predict import predict
 from ._pretrain import pretrain
+from ._pseudo_label import pseudo_label
 from ._round_trip import round_trip
 from ._score import score
 from ._spatial_coherence import spatial_coherence
@@ -29,6 +30,7 @@ __all__ = [
     "memorization",
     "predict",
     "pretrain",
+    "pseudo_label",
     "round_trip",
     "score",
     "spatial_coherence",

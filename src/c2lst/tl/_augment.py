@@ -9,6 +9,7 @@ from c2lst._docs import doc
 from c2lst._expression import LOG1P, check_genes, counts, expression, library_size
 from c2lst._keys import Key
 from c2lst._notes import jsonable, notes, record
+from c2lst._patches import made_meta
 from c2lst._random import derive, generator
 from c2lst._resolve import sections
 from c2lst._subset import subset_masks
@@ -174,13 +175,7 @@ def augment(
     keep = notes(synthetic)
     keep["central"], keep["expression"] = local.central.reference, LOG1P
     keep["local"] = jsonable({k: local.card[k] for k in ("sections", "n_spots", "subset") if k in local.card})
-    keep["patches"] = {
-        Key.obsm.PATCHES: {
-            "mpp": local.mpp, "source_mpp": local.mpp, "patch_px": local.patch_px,
-            "field_um": local.mpp * local.patch_px, "image_key": "none", "coordinate_system": "none", "level": 0,
-            "store": "none" if store is None else str(store),
-        }
-    }  # fmt: skip
+    keep["patches"] = made_meta(local.mpp, local.patch_px, store)
     record(
         synthetic, "augment", strategy=strategy, condition_noise=condition_noise, guidance=guidance, sampler_steps=sampler_steps, subset=subset,
         layer=layer, n_obs=n, precision=precision, seed=seed, listens=local.card.get("listens"),

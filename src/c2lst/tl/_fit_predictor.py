@@ -12,9 +12,20 @@ from c2lst._keys import Key
 from c2lst._patches import get_patches
 from c2lst._random import derive
 
-from ._inputs import central_for, check_scale, common_panel, scale_of, section_names, spots, synthetic_table
+from ._inputs import (
+    central_for,
+    check_scale,
+    common_panel,
+    is_pseudo,
+    scale_of,
+    section_names,
+    spots,
+    synthetic_table,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -27,14 +38,14 @@ CNN_STEPS = 400
 def fit_predictor(
     data: Any,
     *,
-    synthetic: AnnData | None = None,
+    synthetic: AnnData | Sequence[AnnData] | None = None,
     kind: str = "ridge",
     pool: NDArray[np.uint8] | None = None,
     encoder: str = "central",
     central: CentralModel | str | None = None,
     subset: str | None = None,
     layer: str | None = None,
-    weight: float | None = None,
+    weight: float | Sequence[float] | None = None,
     table_key: str = "table",
     patch_key: str = "patches",
     genes_key: str = "c2lst_genes",
@@ -50,7 +61,8 @@ def fit_predictor(
     {data}
         Real spots with patches and a panel.
     synthetic
-        What :func:`c2lst.tl.augment` returns; its panel must be that of `data`.
+        What :func:`c2lst.tl.augment` returns, or :func:`c2lst.tl.pseudo_label`, or several of them; their panel must be
+        that of `data`.
     kind
         `"ridge"`: ridge regression on principal components of an encoder's features, as the HEST benchmark does.
         `"ridge-whitened"`: on features whitened by unpaired patches (`pool`). `"cnn"`: a small convolutional network,
@@ -63,8 +75,8 @@ def fit_predictor(
     {subset}
     {layer}
     weight
-        Weight of all synthetic spots together, in units of that of all real ones; `None` is 10, and 1 for a ridge on
-        features of the central model, which is good without them.
+        Weight of all synthetic spots together, in units of that of all real ones, for each table of them; `None` is 10, and
+        1 for a ridge on features of the central model, which is good without them.
     {table_key}
     patch_key, genes_key
         Where the patches and the panel are.
@@ -79,7 +91,7 @@ def fit_predictor(
     -------
     The predictor. The penalty of a ridge is the one (1e0 to 1e6) with the best mean PCC on real spots of sections left
     out, or of spatial blocks left out where there is one section; synthetic spots leave together with the section of
-    their parent. `data` are not changed.
+    their parent, pseudo-labelled ones, which have none, stay. `data` are not changed.
 
     Raises
     ------
@@ -108,8 +120,8 @@ def fit_predictor(
     begun = time.monotonic()
     check_choice("kind", kind, KINDS)
     get_encoder(encoder)
-    weight = usual_weight(kind, encoder) if weight is None else weight
-    check_positive("weight", weight)
+    added = [] if synthetic is None else [synthetic] if not isinstance(synthetic, list | tuple) else list(synthetic)
+    weights = _weights(weight, len(added), usual_weight(kind, encoder))
     check_positive("steps", steps, integer=True)
     seen = spots(
         data, subset=subset, table_key=table_key, patch_key=patch_key, library_key=library_key, at_least=4,
@@ -127,15 +139,20 @@ def fit_predictor(
         if pool is None:
             raise ValueError("kind='ridge-whitened' needs pool=, e.g. c2lst.pp.tissue_patches(sdata, 1000, mpp=...).")
         check_patches(pool, "pool")
-    if synthetic is not None:
-        synthetic_table(synthetic)
-        if set(synthetic.var_names) != set(genes):
-            odd = sorted(set(synthetic.var_names) ^ set(genes))
+    for table in added:
+        pseudo = is_pseudo(table)
+        if not pseudo:
+            synthetic_table(table)
+        if set(table.var_names) != set(genes):
+            odd = sorted(set(table.var_names) ^ set(genes))
             raise KeyError(
-                f"The synthetic spots carry another panel than var[{genes_key!r}] of the data: {listing(odd)} are in "
-                "one of them only. Fit with the panel the local model was adapted with."
+                f"The {'pseudo-labelled' if pseudo else 'synthetic'} spots carry another panel than var[{genes_key!r}] of "
+                f"the data: {listing(odd)} are in one of them only. Fit with the panel of "
+                f"{'the predictor that labelled them' if pseudo else 'the local model that drew them'}."
             )
-        check_scale(synthetic, mpp, patch_px, "the predictor")
+        if not table.n_obs:
+            raise ValueError("A table of synthetic spots is empty; leave it out.")
+        check_scale(table, mpp, patch_px, "the predictor")
 
     patches = [s.patches for s in seen]
     target = np.concatenate([expression(s.table[s.rows], genes, layer) for s in seen])
@@ -145,20 +162,26 @@ def fit_predictor(
     fold = folds(groups, at)
     keys = [(s.section.name, str(name)) for s in seen for name in s.names]
     fold_of = dict(zip(keys, fold, strict=True))
-    weights, n_synthetic = np.ones(n_real), 0
-    if synthetic is not None:
-        patches.append(np.asarray(get_patches(synthetic)[:]))
-        n_synthetic = synthetic.n_obs
-        target = np.concatenate([target, expression(synthetic, genes)])
-        weights = np.concatenate([weights, np.full(n_synthetic, weight * n_real / n_synthetic)])
-        parents = zip(synthetic.obs[Key.SECTION].astype(str), synthetic.obs[Key.obs.PARENT].astype(str), strict=True)
-        fold = np.concatenate([fold, [fold_of.get(p, -1) for p in parents]])
+    row_weight = np.ones(n_real)
+    n_added = {"n_synthetic": 0, "n_pseudo": 0}
+    for table, share in zip(added, weights, strict=True):
+        patches.append(np.asarray(get_patches(table)[:]))
+        n_added["n_pseudo" if is_pseudo(table) else "n_synthetic"] += table.n_obs
+        target = np.concatenate([target, expression(table, genes)])
+        row_weight = np.concatenate([row_weight, np.full(table.n_obs, share * n_real / table.n_obs)])
+        own = np.full(table.n_obs, -1)
+        if not is_pseudo(table):
+            parents = zip(table.obs[Key.SECTION].astype(str), table.obs[Key.obs.PARENT].astype(str), strict=True)
+            own = np.array([fold_of.get(p, -1) for p in parents])
+        fold = np.concatenate([fold, own])
     real = np.arange(len(target)) < n_real
 
     chosen: dict[str, Any] = {}
     features = None
     if kind == "cnn":
-        network, arrays = fit_cnn(patches, target, weights, real, steps=steps, seed=derive(seed, 41), progress=progress)
+        network, arrays = fit_cnn(
+            patches, target, row_weight, real, steps=steps, seed=derive(seed, 41), progress=progress
+        )
         features = embed_patches(np.concatenate(patches[: len(seen)]), "rgb", None)
         encoder, model = "rgb", None  # what the trust flag looks with
         chosen["steps"] = int(steps)
@@ -166,13 +189,13 @@ def fit_predictor(
         network = None
         features = embed_patches(np.concatenate(patches), encoder, model, show=progress)
         whitening = None if kind == "ridge" else embed_patches(pool, encoder, model, show=False)
-        arrays, chosen = fit_ridge(features, target, weights, real, fold, pool=whitening)
+        arrays, chosen = fit_ridge(features, target, row_weight, real, fold, pool=whitening)
     arrays |= fit_trust(features[:n_real])
     card = {
         "sections": [s.section.name for s in seen],
         "n_spots": int(n_real),
-        "n_synthetic": int(n_synthetic),
-        "synthetic_weight": float(weight) if n_synthetic else 0.0,
+        **{k: int(v) for k, v in n_added.items()},
+        "synthetic_weight": float(sum(weights)),
         "subset": subset or "all spots",
         "n_genes": len(genes),
         "mpp": mpp,
@@ -185,6 +208,17 @@ def fit_predictor(
     return Predictor(
         kind, genes, arrays, encoder=encoder, central=model, network=network, mpp=mpp, patch_px=patch_px, card=card
     )
+
+
+def _weights(weight: float | Sequence[float] | None, n: int, usual: float) -> list[float]:
+    """Return the weight of each of `n` tables."""
+    several = isinstance(weight, list | tuple)
+    out = list(weight) if several else [usual if weight is None else weight] * n
+    for value in out if several or weight is None else [weight]:
+        check_positive("weight", value)
+    if len(out) != n:
+        raise ValueError(f"weight has {len(out)} numbers for {n} tables of synthetic spots.")
+    return out
 
 
 def _positions(spots_: Any) -> NDArray:

@@ -149,9 +149,9 @@ def gate(
 
 def check_judge(judge: dict[str, Any], local: dict[str, Any]) -> list[str]:
     """Raise where the record of a judge says that it saw what the local model did not; return what could be compared."""
-    if judge.get("n_synthetic"):
+    if judge.get("n_synthetic") or judge.get("n_pseudo"):
         raise ValueError(
-            "The predictor was fitted with synthetic spots and cannot judge them; fit one on real spots alone: "
+            "The predictor was fitted with synthetic spots, or pseudo-labelled ones, and cannot judge them; fit one on real spots alone: "
             "c2lst.tl.fit_predictor(data, synthetic=None)."
         )
     checked = []

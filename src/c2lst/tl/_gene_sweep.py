@@ -9,6 +9,7 @@ from c2lst._docs import doc
 from c2lst._expression import LOG1P
 from c2lst._keys import Key
 from c2lst._notes import notes, record
+from c2lst._patches import made_meta
 from c2lst._random import derive
 
 if TYPE_CHECKING:
@@ -126,13 +127,7 @@ def gene_sweep(
     out.obs["c2lst_replicate"] = replicate
     keep = notes(out)
     keep["central"], keep["expression"] = local.central.reference, LOG1P
-    keep["patches"] = {
-        Key.obsm.PATCHES: {
-            "mpp": local.mpp, "source_mpp": local.mpp, "patch_px": local.patch_px,
-            "field_um": local.mpp * local.patch_px, "image_key": "none", "coordinate_system": "none", "level": 0,
-            "store": "none",
-        }
-    }  # fmt: skip
+    keep["patches"] = made_meta(local.mpp, local.patch_px)
     record(out, "gene_sweep", genes=moved, values=list(steps), guidance=guidance, seed=seed)
     out.obsm[Key.obsm.PATCHES] = local.sample(
         flat, index=replicate, seed=derive(seed, 81), guidance=guidance, steps=sampler_steps, batch_size=batch_size,

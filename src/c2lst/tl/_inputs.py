@@ -134,12 +134,24 @@ def synthetic_table(synthetic: Any, name: str = "synthetic") -> AnnData:
 
     if not isinstance(synthetic, AnnData):
         raise TypeError(f"{name} must be the AnnData that c2lst.tl.augment returns, not {type(synthetic).__name__}.")
+    if is_pseudo(synthetic):
+        raise ValueError(
+            f"{name} are real patches with predicted genes (c2lst.tl.pseudo_label), not synthetic spots, and nothing was "
+            "drawn that could be judged; pass what `c2lst.tl.augment(data, local)` returns."
+        )
     if Key.obs.PARENT not in synthetic.obs:
         raise KeyError(
             f"{name}.obs has no column {Key.obs.PARENT!r}; it has {listing(synthetic.obs.columns)}. Pass what "
             "`c2lst.tl.augment(data, local)` returns."
         )
     return synthetic
+
+
+def is_pseudo(table: Any) -> bool:
+    """Say whether a table is one of :func:`c2lst.tl.pseudo_label`: real patches under predicted genes."""
+    return Key.obs.ORIGIN in getattr(table, "obs", ()) and bool(
+        (table.obs[Key.obs.ORIGIN].astype(str) == "pseudo").all()
+    )
 
 
 def one_table(data: Any, table_key: str = "table") -> list[AnnData]:

@@ -87,9 +87,9 @@ def round_trip(
     from c2lst.metrics import round_trip_share
 
     synthetic_table(synthetic)
-    if predictor.card.get("n_synthetic"):
+    if predictor.card.get("n_synthetic") or predictor.card.get("n_pseudo"):
         raise ValueError(
-            "The predictor was fitted with synthetic spots and cannot judge them; fit one on real spots alone: "
+            "The predictor was fitted with synthetic spots, or pseudo-labelled ones, and cannot judge them; fit one on real spots alone: "
             "c2lst.tl.fit_predictor(data, synthetic=None)."
         )
     check_scale(synthetic, predictor.mpp, predictor.patch_px, "the predictor")
