@@ -55,6 +55,20 @@ def test_half_the_precision_draws_nearly_the_same(table, local):
         c2l.tl.augment(table, local, precision="16")
 
 
+def test_emulated_precision_is_warned_of(table, local, monkeypatch, caplog):
+    import c2lst.train
+
+    monkeypatch.setattr(c2lst.train, "has_bfloat16", lambda: True)
+    native = c2l.tl.augment(table, local, n_obs=2, precision="bf16-mixed", **QUICK)
+    assert not caplog.records
+    monkeypatch.setattr(c2lst.train, "has_bfloat16", lambda: False)
+    c2l.tl.augment(table, local, n_obs=2, precision="32-true", **QUICK)
+    assert not caplog.records
+    emulated = c2l.tl.augment(table, local, n_obs=2, precision="bf16-mixed", **QUICK)
+    assert "precision='32-true' is several times faster here" in caplog.text
+    assert np.array_equal(native.obsm["patches"], emulated.obsm["patches"])
+
+
 def test_profiles_resampled_are_those_of_the_parents(table, local, monkeypatch):
     seen = {}
     draw = type(local).sample

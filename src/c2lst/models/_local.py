@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2lst._checks import PRECISIONS, check_choice, check_positive, listing
+from c2lst._logging import logger
 
 from ._central import CentralModel, draw, html_table
 from ._files import (
@@ -115,11 +116,17 @@ class LocalModel:
         guidance
             Of Ho & Salimans (2022): 1 is none, more exaggerates what the genes ask for.
         precision
-            `"32-true"`, or `"bf16-mixed"`: faster where the processor has bfloat16.
+            `"32-true"`, or `"bf16-mixed"`: faster where the processor has bfloat16, several times slower elsewhere.
         """
+        from c2lst.train import has_bfloat16
+
         check_positive("guidance", guidance, zero=True)
         check_positive("steps", steps, integer=True)
         check_choice("precision", precision, PRECISIONS)
+        if precision == "bf16-mixed" and not has_bfloat16():
+            logger.warning(
+                "This processor has no bfloat16 and emulates it: precision='32-true' is several times faster here."
+            )
         if profiles is None and n is None:
             raise ValueError("Without profiles, pass n= the number of patches.")
         condition = self.condition(profiles, n)

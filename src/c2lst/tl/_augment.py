@@ -77,8 +77,8 @@ def augment(
     batch_size
         Patches drawn at once; bounds the memory.
     precision
-        `"32-true"`, or `"bf16-mixed"`, which is faster where the processor has bfloat16; grey levels then differ a little,
-        and so between processors.
+        `"32-true"`, or `"bf16-mixed"`, which is faster where the processor has bfloat16 (and several times slower, with a
+        warning, where it has not); grey levels then differ a little, and so between processors.
     store
         Directory of a zarr store that takes the patches, for more of them than memory holds.
     devices

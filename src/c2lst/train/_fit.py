@@ -381,6 +381,11 @@ def default_precision(accelerator: str = "auto") -> str:
     """Return "bf16-mixed" where it pays, "32-true" elsewhere."""
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if accelerator in ("auto", "cpu") and has_bfloat16() else "32-true"
+
+
+def has_bfloat16() -> bool:
+    """Say whether the processor computes in bfloat16 itself."""
     capability = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return "bf16-mixed" if accelerator in ("auto", "cpu") and (capability() or tiles()) else "32-true"
+    return bool(capability() or tiles())
