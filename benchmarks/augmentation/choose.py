@@ -32,6 +32,7 @@ from _results import markdown, number, provenance, write_json  # noqa: E402
 
 import c2lst as c2l  # noqa: E402
 from c2lst.models import central_model  # noqa: E402
+from c2lst.models._ridge import ALPHAS  # noqa: E402
 from c2lst.tl._bench import Bench, Draw  # noqa: E402
 
 if TYPE_CHECKING:
@@ -67,8 +68,16 @@ class Validation:
         return self.real[held, seed], self.mean(draw, "synthetic")
 
     def mean(self, draw: Draw, arm: str) -> float:
-        """Return the mean PCC of an arm over the recipes a choice is made by."""
-        return float(np.mean([draw.run(arm, kind)["rows"][0]["pcc"] for kind in self.settings["choose"]["predictors"]]))
+        """Return the mean PCC of an arm over the recipes a choice is made by, and of a ridge over penalties.
+
+        A penalty chosen on a few dozen spots jumps, and by it two local models that cannot be told apart differ as much as
+        settings do.
+        """
+        plan = self.settings["choose"]
+        alone = [(float(a),) for a in plan["penalties"]]
+        asked = [(kind, a) for kind in plan["predictors"] for a in (alone if kind != "cnn" else [ALPHAS] * len(alone))]
+        tried = {job: draw.run(arm, job[0], alphas=job[1])["rows"][0]["pcc"] for job in dict.fromkeys(asked)}
+        return float(np.mean([tried[job] for job in asked]))
 
     def draw(self, held: str, seed: int, asked: dict[str, Any]) -> Draw:
         """Draw the spots of the other sections; a panel of another size is another local model."""
@@ -164,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     file = args.out / f"{stem}.csv"
     table = pd.read_csv(file, dtype={"central": str, "settings": str}) if file.is_file() else pd.DataFrame()
     fixed = {k: settings[k] for k in ("train", "n_top", "cnn_steps", "sampler_steps", "adapt", "judge")}
-    fixed |= {k: plan[k] for k in ("fraction", "predictors", "encoder")}
+    fixed |= {k: plan[k] for k in ("fraction", "predictors", "penalties", "encoder")}
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
     common = {"central": central.hash[:12], "settings": digest}
 

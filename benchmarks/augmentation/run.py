@@ -85,7 +85,8 @@ class Part:
             train, test, central=central, fractions=self.fractions, arms=self.arms, predictors=self.predictors,
             encoder=self.encoder, pool=pool, seeds=self.seeds, n_top=s["n_top"],
             adapt_kwargs=s["adapt"], cnn_steps=s["cnn_steps"], n_blocks=s["n_blocks"], minutes=minutes,
-            out=work / central.hash[:12] / self.source / self.encoder, **how(self.synthetic, s),
+            out=work / central.hash[:12] / self.source / self.encoder, keep_drawn=work / "drawn",
+            **how(self.synthetic, s),
         )  # fmt: skip
         kept = {"asked": self.asked(), "rows": df.to_dict("records"), "attrs": df.attrs}
         self.file(central, work).write_text(json.dumps(kept))

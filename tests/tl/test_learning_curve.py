@@ -104,6 +104,51 @@ def test_arms_of_the_generator(toy, two, runs, snapshot, changed):
         assert np.isnan(ours.target[:, j]).all() == (gene not in panel)
 
 
+def test_what_was_drawn_serves_other_calls(toy, two, tmp_path, monkeypatch):
+    from c2lst.tl import _adapt, _augment
+
+    for t in two:
+        t.uns["c2lst_section"] = "train" + t.uns["c2lst_section"]
+    arms = ("synthetic", "shuffled", "unconditional")
+    common = {
+        "central": "toy", "fractions": (0.5,), "seeds": [0], "n_synthetic": 10, "n_condition": 12, "n_top": 15,
+        "predictors": ("ridge",), "progress": False, "adapt_kwargs": {"steps": 2, "validation": 0.0, "pool": None},
+        "augment_kwargs": {"sampler_steps": 2},
+    }  # fmt: skip
+    calls = []
+    for module_, name in ((_adapt, "adapt"), (_augment, "augment")):
+        made = getattr(module_, name)
+        monkeypatch.setattr(
+            module_, name, lambda *a, _made=made, _name=name, **k: (calls.append(_name), _made(*a, **k))[1]
+        )
+
+    def run(kept, **kwargs):
+        calls.clear()
+        df = c2l.tl.learning_curve(
+            two, toy["table"], **{**common, "arms": arms, "encoder": "rgb", "keep_drawn": kept, **kwargs}
+        )
+        return df[NUMBERS], list(calls)
+
+    kept = tmp_path / "drawn"
+    (bare, made), (first, _) = run(None), run(kept)
+    assert made == ["adapt", "augment"] and first.equals(bare)
+    n_files = len(list(kept.iterdir()))
+    assert n_files == 3
+    again, made = run(kept)
+    assert made == [] and again.equals(bare)
+    other, made = run(kept, predictors=("ridge", "cnn"), cnn_steps=2, weight=3.0, encoder="rgb")
+    assert made == [] and not other[other.predictor == "ridge"].equals(bare)
+    # more of them is another drawing of the same local model; other spots, genes or steps are another model
+    assert run(kept, n_synthetic=11)[1] == ["augment"]
+    gate = {"keep": 0.5, "encoder": "rgb"}
+    assert run(kept, n_synthetic=5, gate_kwargs=gate)[1] == []
+    assert run(kept, n_condition=13)[1] == ["adapt", "augment"]
+    assert run(kept, seeds=[1])[1] == ["adapt", "augment"]
+    assert run(kept, adapt_kwargs={"steps": 3, "validation": 0.0, "pool": None})[1] == ["adapt", "augment"]
+    two[0].X = two[0].X[::-1].copy()
+    assert run(kept)[1] == ["adapt", "augment"]
+
+
 def test_draws_are_nested_and_stratified(sections, runs):
     train, test = sections
     c2l.tl.learning_curve(train, test, fractions=(0.1, 0.25, 0.5), arms=("real",), seeds=[0, 1], **FAST)

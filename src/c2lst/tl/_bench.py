@@ -15,8 +15,10 @@ from c2lst._expression import LOG1P, expression
 from c2lst._keys import Key
 from c2lst._logging import logger
 from c2lst._random import derive, generator
+from c2lst.models._ridge import ALPHAS
 
 from ._arms import GENERATED, PSEUDO, Extra, classical, mixup, shuffled, shuffled_within
+from ._drawn import Drawn, fingerprint
 from ._graph import graph
 from ._inputs import Spots, check_scale, scale_of, spots
 from ._teacher import central_teacher
@@ -157,7 +159,7 @@ class Draw:
 
     def __init__(
         self, bench, fraction, seed, *, layer, n_condition, n_synthetic, weight, adapt_kwargs, augment_kwargs,
-        gate_kwargs, cnn_steps,
+        gate_kwargs, cnn_steps, drawn=None,
     ):  # fmt: skip
         self.bench, self.fraction, self.seed, self.layer = bench, fraction, seed, layer
         self.n_condition, self.cnn_steps, self.adapt_kwargs = n_condition, cnn_steps, adapt_kwargs
@@ -176,8 +178,10 @@ class Draw:
         at = [t.obsm[Key.obsm.SPATIAL][m] for t, m in zip(self.light, masks, strict=True) if "spatial" in t.obsm]
         self.positions = np.concatenate(at) if len(at) == len(self.light) else None
         self.local = None
+        self.kept = Drawn() if drawn is None else drawn
         self.teachers: dict[str, Any] = {}
         self.drawn_as: Any = None
+        self.seen: str | None = None
         self.set(n_synthetic=n_synthetic, weight=weight, augment_kwargs=augment_kwargs, gate_kwargs=gate_kwargs)
 
     def set(self, *, n_synthetic, weight, augment_kwargs, gate_kwargs) -> None:
@@ -196,8 +200,8 @@ class Draw:
             self.judge = None
             self.drawn_as = drawn_as
 
-    def run(self, arm: str, kind: str) -> dict[str, Any]:
-        """Train one recipe on one arm and score it on every test section.
+    def run(self, arm: str, kind: str, *, alphas: tuple[float, ...] = ALPHAS) -> dict[str, Any]:
+        """Train one recipe on one arm and score it on every test section; a ridge chooses its penalty among `alphas`.
 
         Returns its `rows`, for each section the sums over `blocks`, and what the `gate` did.
         """
@@ -206,8 +210,8 @@ class Draw:
 
         begun = time.monotonic()
         extra = self.pseudo(arm, kind) if arm in PSEUDO else self.extra(arm)
-        predict = self.fit(kind, extra)
-        if arm == "real":
+        predict = self.fit(kind, extra, alphas)
+        if arm == "real" and alphas == ALPHAS:
             self.teachers[kind] = predict
         rows, sums = [], {}
         bench = self.bench
@@ -230,7 +234,7 @@ class Draw:
             row["seconds"] = round(time.monotonic() - begun, 2)
         return {"rows": rows, "blocks": sums, "gate": self.gates.get(arm)}
 
-    def fit(self, kind: str, extra: Extra | None):
+    def fit(self, kind: str, extra: Extra | None, alphas: tuple[float, ...] = ALPHAS):
         """Fit a recipe; returns a function from (patches, features) to expression."""
         from c2lst.models import Predictor
         from c2lst.models._cnn import fit_cnn
@@ -256,7 +260,7 @@ class Draw:
             if extra is not None:
                 features = np.concatenate([features, self.featured(extra)])
             pool = bench.pool_features if kind == "ridge-whitened" else None
-            arrays, _ = fit_ridge(features, target, weight, real, fold, pool=pool)
+            arrays, _ = fit_ridge(features, target, weight, real, fold, pool=pool, alphas=alphas)
         mpp, patch_px = scale_of(self.light[0])
         fitted = Predictor(kind, bench.genes, arrays, network=network, mpp=mpp, patch_px=patch_px)
         return lambda patches, features: fitted.from_patches(patches, features=features)
@@ -298,7 +302,10 @@ class Draw:
         elif arm == "unconditional":
             settings = {"steps": self.augment_kwargs.get("sampler_steps", 16)}
             settings |= {k: v for k, v in self.augment_kwargs.items() if k == "precision"}
-            drawn = self.local.sample(None, n=len(ours.patches), seed=derive(self.seed, 99), **settings)
+            drawn = self.kept.patches(
+                {**self.depends(), **settings, "n": len(ours.patches)},
+                lambda: self.adapted().sample(None, n=len(ours.patches), seed=derive(self.seed, 99), **settings),
+            )
             made = Extra(drawn, ours.target, ours.parent, profiles=ours.profiles)
         else:
             if self.gate_kwargs:
@@ -325,19 +332,32 @@ class Draw:
         from ._gate import check_judge
 
         if self.judge is None:
+            local = self.adapted()  # first: it marks the panel
             bench, kind = self.bench, self.gate_kwargs.get("kind", "ridge")
             self.judge = fit_predictor(
                 self.light, kind=kind, encoder=self.gate_kwargs.get("encoder", bench.encoder), central=bench.central,
                 pool=bench.tissue.patches if kind == "ridge-whitened" else None, subset=Key.obs.SAMPLED,
                 seed=derive(self.seed, 101), progress=False,
             )  # fmt: skip
-            check_judge(self.judge.card, self.local.card)
+            check_judge(self.judge.card, local.card)
         if made.judged is None:
             same = self.judge.kind != "cnn" and self.judge.encoder == self.bench.encoder
             features = self.featured(made) if same else None
             said = self.judge.from_patches(made.patches, features=features)
             made.judged = said[:, [self.judge.genes.index(g) for g in self.panel]]
         return made.judged
+
+    def depends(self) -> dict[str, Any]:
+        """Return all that the local model depends on."""
+        if self.seen is None:
+            tissue = [] if self.bench.tissue is None else [self.bench.tissue.patches]
+            few = [t[t.obs[Key.obs.SAMPLED].to_numpy()] for t in self.light]
+            counts = [np.asarray(t.X.todense() if hasattr(t.X, "todense") else t.X, dtype=np.float32) for t in few]
+            self.seen = fingerprint(self.patches, *counts, *tissue)
+        return {
+            "central": self.bench.central.hash, "seen": self.seen, "genes": list(self.light[0].var_names), "seed": self.seed,
+            "n_condition": self.n_condition, "adapt": self.adapt_kwargs,
+        }  # fmt: skip
 
     def adapted(self):
         """Adapt on the drawn spots, once."""
@@ -350,18 +370,23 @@ class Draw:
             kwargs = {"seed": self.seed, **self.adapt_kwargs}
             if "pool" not in kwargs:
                 kwargs["pool"] = self.bench.tissue
-            self.local = adapt(self.light, self.bench.central, subset=Key.obs.SAMPLED, progress=False, **kwargs)
+            self.local = self.kept.local(
+                self.depends(), self.bench.central,
+                lambda: adapt(self.light, self.bench.central, subset=Key.obs.SAMPLED, progress=False, **kwargs),
+            )  # fmt: skip
         return self.local
 
     def synthetic(self) -> Extra:
         """Generate from the drawn spots and label each patch with the profile it was drawn for."""
         from ._augment import augment
 
-        local = self.adapted()
-        made = augment(
-            self.light, local, n_obs=self.n_drawn, subset=Key.obs.SAMPLED, progress=False,
-            **{"seed": self.seed, **self.augment_kwargs},
-        )  # fmt: skip
+        kwargs = {"seed": self.seed, **self.augment_kwargs}
+        made = self.kept.table(
+            {**self.depends(), **kwargs, "n": self.n_drawn},
+            lambda: augment(
+                self.light, self.adapted(), n_obs=self.n_drawn, subset=Key.obs.SAMPLED, progress=False, **kwargs
+            ),
+        )
         profiles = np.asarray(made.X)
         self.panel, self.centre = list(made.var_names), made.var[Key.var.MEAN].to_numpy()
         target = np.full((made.n_obs, len(self.bench.genes)), np.nan, dtype=np.float32)

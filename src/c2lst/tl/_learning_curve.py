@@ -13,6 +13,7 @@ from c2lst._notes import jsonable
 
 from ._arms import ARMS, GENERATED, MORE_ARMS, PSEUDO
 from ._bench import Bench, Draw
+from ._drawn import Drawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,6 +55,7 @@ def learning_curve(
     table_key: str = "table",
     patch_key: str = "patches",
     out: str | Path | None = None,
+    keep_drawn: str | Path | None = None,
     minutes: float | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
@@ -112,6 +114,9 @@ def learning_curve(
         Where the patches are.
     out
         Directory that keeps every finished run; the same call goes on where it stopped.
+    keep_drawn
+        Directory that keeps local models and synthetic patches (about 15 MB a draw of spots), so that a call with other
+        predictors, encoders, arms or weights need not adapt and draw again.
     minutes
         Begin no run after so many; what is finished is returned. Needs `out`.
     {progress}
@@ -195,7 +200,7 @@ def learning_curve(
                 draw = Draw(
                     bench, fraction, seed, layer=layer, n_condition=n_condition, n_synthetic=n_synthetic, weight=weight,
                     adapt_kwargs=adapt_kwargs or {}, augment_kwargs=augment_kwargs or {}, gate_kwargs=gate_kwargs,
-                    cnn_steps=cnn_steps,
+                    cnn_steps=cnn_steps, drawn=Drawn(keep_drawn),
                 )  # fmt: skip
             for arm, kind in wanted:
                 shown.set_postfix_str(f"{fraction:g} {arm} {kind}", refresh=True)
