@@ -34,6 +34,7 @@ import c2lst as c2l  # noqa: E402
 from c2lst.models import central_model  # noqa: E402
 from c2lst.models._ridge import ALPHAS  # noqa: E402
 from c2lst.tl._bench import Bench, Draw  # noqa: E402
+from c2lst.tl._drawn import Drawn  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,9 +52,10 @@ class Validation:
 
     def __init__(
         self, here: dict[str, AnnData], pools: dict[str, NDArray], central: CentralModel, settings: dict[str, Any], *,
-        fraction: float,
+        fraction: float, kept: Path | None = None,
     ):  # fmt: skip
         self.here, self.pools, self.central, self.settings, self.fraction = here, pools, central, settings, fraction
+        self.kept = Drawn(kept)
         self.benches: dict[str, Bench] = {}
         self.draws: dict[tuple[str, int, int], Draw] = {}
         self.real: dict[tuple[str, int], float] = {}
@@ -93,7 +95,7 @@ class Validation:
         if key not in self.draws:
             self.draws[key] = Draw(
                 self.benches[held], self.fraction, seed, layer=None, adapt_kwargs=self.settings["adapt"],
-                cnn_steps=self.settings["cnn_steps"], **asked,
+                cnn_steps=self.settings["cnn_steps"], drawn=self.kept, **asked,
             )  # fmt: skip
         return self.draws[key]
 
@@ -167,7 +169,8 @@ def main(argv: list[str] | None = None) -> None:
         here = {name: t[t.obs[SAMPLED]].copy() for name, t in here.items()}
         declared = f"Judged by nothing but the {fraction:.0%} of the spots of {', '.join(names)} that seed {args.sampled} draws."
         fraction = 1.0
-    validation = Validation(here, pools, central, settings, fraction=fraction)
+    kept = args.cache / "runs" / "drawn"
+    validation = Validation(here, pools, central, settings, fraction=fraction, kept=kept)
     stem = "choose" if args.sampled is None else f"choose_sampled_{args.sampled}"
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / f"{stem}.csv"
