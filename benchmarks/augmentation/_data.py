@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from c2lst.models import CentralModel
 
 SETTINGS = Path(__file__).resolve().with_name("settings.json")
-SYNTHETIC = ("n_condition", "strategy", "guidance", "condition_noise", "n_synthetic", "keep", "weight", "align")
+SYNTHETIC = ("n_condition", "strategy", "guidance", "condition_noise", "n_synthetic", "keep", "weight")
 
 
 def results_of(path: Path) -> Path:
@@ -73,7 +73,6 @@ def how(synthetic: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "n_condition": synthetic["n_condition"],
         "n_synthetic": synthetic["n_synthetic"],
         "weight": synthetic["weight"],
-        "align": synthetic["align"],
         "augment_kwargs": {**augment, "sampler_steps": settings["sampler_steps"], "precision": settings["precision"]},
         "gate_kwargs": gate,
     }

@@ -7,7 +7,6 @@ from sklearn.preprocessing import StandardScaler
 
 from c2lst.models._ridge import (
     ALPHAS,
-    align,
     choose_alpha,
     fit_ridge,
     fit_trust,
@@ -63,31 +62,6 @@ def test_whitener_gives_unit_variance_on_its_pool_up_to_shrinkage(data):
     np.testing.assert_allclose(np.cov(out.T, bias=True), np.eye(out.shape[1]) * 5 / out.shape[1], atol=1e-3)
     shrunk = (x - mean) @ whitener(x, shrinkage=0.5)[1]
     assert shrunk.std(0).max() > shrunk.std(0).min() * 1.05
-
-
-def test_alignment_gives_the_mean_and_main_covariance_of_the_pool():
-    rng = np.random.default_rng(0)
-    basis = np.linalg.qr(rng.normal(size=(12, 12)))[0]
-    spread = np.r_[[6.0, 4.0, 3.0], np.full(9, 0.3)]
-    pool = (rng.normal(size=(4000, 12)) * spread) @ basis.T + 5
-    drawn = (rng.normal(size=(500, 12)) * np.r_[[2.0, 5.0, 0.5], np.full(9, 4.0)]) @ basis.T - 2
-    moved = align(drawn, pool, n_directions=3, shrinkage=0.0)
-    np.testing.assert_allclose(moved.mean(0), pool.mean(0), atol=1e-4)
-    # in units of the pool: its three main directions have the pool's covariance, the others nothing
-    z, w = (pool - pool.mean(0)) / pool.std(0), (moved - pool.mean(0)) / pool.std(0)
-    main = np.linalg.svd(z, full_matrices=False)[2][:3].T
-    np.testing.assert_allclose(np.cov((w @ main).T, bias=True), np.cov((z @ main).T, bias=True), atol=1e-3)
-    np.testing.assert_allclose(w - w @ main @ main.T, 0, atol=1e-5)
-    # what has the pool's distribution already stays, but for the directions that are dropped
-    np.testing.assert_allclose(align(pool, pool, n_directions=12, shrinkage=0.0), pool, atol=1e-3)
-
-
-def test_alignment_of_few_and_constant_features():
-    rng = np.random.default_rng(1)
-    pool = rng.normal(size=(5, 8))
-    pool[:, 3] = 2.0
-    moved = align(rng.normal(size=(3, 8)), pool)
-    assert moved.shape == (3, 8) and np.isfinite(moved).all() and np.allclose(moved[:, 3], 2)
 
 
 def test_folds_are_sections_or_blocks():

@@ -178,35 +178,6 @@ def test_data_are_left_as_they_were(sections, as_synthetic, snapshot, changed):
     assert [changed(b, t) for b, t in zip(before, tables, strict=True)] == [set()] * 4
 
 
-def test_synthetic_patches_of_another_stain_are_aligned(coloured, as_synthetic):
-    """Patches that are paler than tissue, and of less contrast, teach its rule once their features are aligned."""
-    few, test = coloured(12, seed=0, name="a"), coloured(60, seed=5, name="t")
-    many = coloured(200, seed=1, name="a")
-    pool = coloured(200, seed=2, name="p").obsm["patches"]
-    strange = (255 - (255 - many.obsm["patches"].astype(float)) * 0.4 - 60).clip(0, 255).astype(np.uint8)
-    synth = as_synthetic(many, patches=strange)
-    want = expression(test, list(few.var_names[few.var["c2lst_genes"]]))
-
-    def error(**kwargs):
-        fitted = c2l.tl.fit_predictor(few, synthetic=synth, pool=pool, weight=50, **kwargs, **RGB)
-        return np.square(fitted.from_patches(test.obsm["patches"]) - want).mean(), fitted.card["aligned"]
-
-    (plain, no), (moved, yes) = error(align=False), error()
-    assert (no, yes) == (False, True) and moved < 0.1 < 0.3 < plain  # measured .05 and .53; the variance is .33
-    assert c2l.tl.fit_predictor(few, pool=pool, **RGB).card["aligned"] is False
-    assert c2l.tl.fit_predictor(few, synthetic=synth, **RGB).card["aligned"] is False
-    with pytest.raises(ValueError, match="align=True needs pool="):
-        c2l.tl.fit_predictor(few, synthetic=synth, align=True, **RGB)
-
-
-def test_pseudo_labelled_patches_are_not_aligned(coloured, sections):
-    pool = coloured(80, seed=2, name="p").obsm["patches"]
-    labelled = c2l.tl.pseudo_label(pool[:40], c2l.tl.fit_predictor(sections, **RGB))
-    with_pool = c2l.tl.fit_predictor(sections, synthetic=labelled, pool=pool, **RGB)
-    without = c2l.tl.fit_predictor(sections, synthetic=labelled, **RGB)
-    assert np.array_equal(with_pool.arrays["coef"], without.arrays["coef"]) and not with_pool.card["aligned"]
-
-
 def test_central_features_of_the_noted_model(table, local, synthetic):
     table.uns["c2lst"]["central"] = local.central.reference
     predictor = c2l.tl.fit_predictor(table, synthetic=synthetic, progress=False)

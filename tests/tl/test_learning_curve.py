@@ -149,31 +149,6 @@ def test_what_was_drawn_serves_other_calls(toy, two, tmp_path, monkeypatch):
     assert run(kept)[1] == ["adapt", "augment"]
 
 
-def test_drawn_patches_alone_are_aligned(toy, two, pool, monkeypatch):
-    from c2lst.models import _ridge
-
-    for t in two:
-        t.uns["c2lst_section"] = "train" + t.uns["c2lst_section"]
-    seen, made = [], _ridge.align
-    monkeypatch.setattr(_ridge, "align", lambda drawn, tissue: (seen.append(len(drawn)), made(drawn, tissue))[1])
-
-    def run(**kwargs):
-        seen.clear()
-        arms = ("real", "classical", "pseudo", "synthetic", "shuffled", "unconditional")
-        df = c2l.tl.learning_curve(
-            two, toy["table"], central="toy", arms=arms, fractions=(0.5,), seeds=[0], n_synthetic=10, n_condition=12, n_top=15,
-            predictors=("ridge", "cnn"), encoder="rgb", cnn_steps=2, progress=False, pool=two[0].obsm["patches"],
-            adapt_kwargs={"steps": 2, "validation": 0.0, "pool": None}, augment_kwargs={"sampler_steps": 2}, **kwargs,
-        )  # fmt: skip
-        return df.set_index(["arm", "predictor"]).pcc, list(seen)
-
-    (yes, used), (no, unused) = run(), run(align=False)
-    assert used == [10, 10, 10] and unused == []
-    same = (yes == no).unstack()
-    assert same.loc[["real", "classical", "pseudo"]].all().all() and same["cnn"].all()
-    assert not same.loc[["synthetic", "shuffled", "unconditional"], "ridge"].any()
-
-
 def test_draws_are_nested_and_stratified(sections, runs):
     train, test = sections
     c2l.tl.learning_curve(train, test, fractions=(0.1, 0.25, 0.5), arms=("real",), seeds=[0, 1], **FAST)

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 ALPHAS = tuple(10.0 ** np.arange(0, 6.5, 0.5))  # 1e0 to 1e6, fixed: the penalty decides the result
 N_COMPONENTS = 256
-N_ALIGNED = 16
 
 
 def standardiser(features: NDArray, weight: NDArray) -> tuple[NDArray, NDArray]:
@@ -45,31 +44,6 @@ def whitener(pool: NDArray, shrinkage: float = 0.1) -> tuple[NDArray, NDArray]:
     # as many units of variance as the standardised components have, so that one grid of penalties serves both
     rotation *= np.sqrt((scale > 1e-6).sum() / keep)
     return mean.astype(np.float32), rotation.astype(np.float32)
-
-
-def align(drawn: NDArray, pool: NDArray, n_directions: int = N_ALIGNED, shrinkage: float = 0.03) -> NDArray[np.float32]:
-    """Move features of drawn patches to where those of tissue are: to their mean, and to their covariance in a few directions.
-
-    CORAL (Sun et al. 2016) within the main directions of the pool; in the others, where a generator's own traits outweigh
-    what it knows of tissue, nothing is kept but the pool's mean. `shrinkage` moves each variance towards their mean.
-    """
-    mean, scale = pool.mean(0, dtype=np.float64), pool.std(0, dtype=np.float64)
-    inverse = np.where(scale > 1e-6, 1 / np.maximum(scale, 1e-6), 0)
-    z = (pool - mean) * inverse
-    _, s, vt = np.linalg.svd(z, full_matrices=False)
-    keep = max(1, min(n_directions, int((s > 1e-5 * s[0]).sum()), len(pool) - 1))
-    basis = vt[:keep].T
-    have, want = ((drawn - drawn.mean(0, dtype=np.float64)) * inverse) @ basis, z @ basis
-    moved = have @ _power(have, -0.5, shrinkage) @ _power(want, 0.5, shrinkage)
-    return ((moved @ basis.T) * scale + mean).astype(np.float32)
-
-
-def _power(z: NDArray, exponent: float, shrinkage: float) -> NDArray:
-    """Return a power of the shrunken covariance of centred `z`."""
-    covariance = z.T @ z / len(z)
-    variance = np.trace(covariance) / len(covariance)
-    values, vectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * variance * np.eye(len(covariance)))
-    return (vectors * np.maximum(values, 1e-12) ** exponent) @ vectors.T
 
 
 def ridge_path(
@@ -116,6 +90,8 @@ def choose_alpha(
     """
     from c2lst.metrics import pearson
 
+    if len(alphas) == 1:
+        return float(alphas[0]), []
     names = np.unique(fold[real])
     scores = np.zeros((len(names), len(alphas)))
     used = 0

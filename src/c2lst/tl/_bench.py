@@ -159,7 +159,7 @@ class Draw:
 
     def __init__(
         self, bench, fraction, seed, *, layer, n_condition, n_synthetic, weight, adapt_kwargs, augment_kwargs,
-        gate_kwargs, cnn_steps, align=True, drawn=None,
+        gate_kwargs, cnn_steps, drawn=None,
     ):  # fmt: skip
         self.bench, self.fraction, self.seed, self.layer = bench, fraction, seed, layer
         self.n_condition, self.cnn_steps, self.adapt_kwargs = n_condition, cnn_steps, adapt_kwargs
@@ -182,14 +182,11 @@ class Draw:
         self.teachers: dict[str, Any] = {}
         self.drawn_as: Any = None
         self.seen: str | None = None
-        self.set(
-            n_synthetic=n_synthetic, weight=weight, align=align, augment_kwargs=augment_kwargs, gate_kwargs=gate_kwargs
-        )
+        self.set(n_synthetic=n_synthetic, weight=weight, augment_kwargs=augment_kwargs, gate_kwargs=gate_kwargs)
 
-    def set(self, *, n_synthetic, weight, align, augment_kwargs, gate_kwargs) -> None:
+    def set(self, *, n_synthetic, weight, augment_kwargs, gate_kwargs) -> None:
         """Set how synthetic spots are made and used; the local model stays, and patches that would be the same."""
         self.weight, self.augment_kwargs, self.gate_kwargs = weight, augment_kwargs, gate_kwargs
-        self.align = bool(align) and self.bench.pool_features is not None
         self.n_extra = min(600, 10 * len(self.patches)) if n_synthetic is None else int(n_synthetic)
         self.extras: dict[str, Extra | None] = {"real": None}
         self.gates: dict[str, dict[str, Any]] = {}
@@ -213,7 +210,7 @@ class Draw:
 
         begun = time.monotonic()
         extra = self.pseudo(arm, kind) if arm in PSEUDO else self.extra(arm)
-        predict = self.fit(kind, extra, alphas, align=self.align and arm in GENERATED)
+        predict = self.fit(kind, extra, alphas)
         if arm == "real" and alphas == ALPHAS:
             self.teachers[kind] = predict
         rows, sums = [], {}
@@ -237,11 +234,10 @@ class Draw:
             row["seconds"] = round(time.monotonic() - begun, 2)
         return {"rows": rows, "blocks": sums, "gate": self.gates.get(arm)}
 
-    def fit(self, kind: str, extra: Extra | None, alphas: tuple[float, ...] = ALPHAS, *, align: bool = False):
+    def fit(self, kind: str, extra: Extra | None, alphas: tuple[float, ...] = ALPHAS):
         """Fit a recipe; returns a function from (patches, features) to expression."""
         from c2lst.models import Predictor
         from c2lst.models._cnn import fit_cnn
-        from c2lst.models._ridge import align as aligned
         from c2lst.models._ridge import fit_ridge, folds
 
         from ._fit_predictor import usual_weight
@@ -262,8 +258,7 @@ class Draw:
         else:
             features = self.features
             if extra is not None:
-                more = self.featured(extra)
-                features = np.concatenate([features, aligned(more, bench.pool_features) if align else more])
+                features = np.concatenate([features, self.featured(extra)])
             pool = bench.pool_features if kind == "ridge-whitened" else None
             arrays, _ = fit_ridge(features, target, weight, real, fold, pool=pool, alphas=alphas)
         mpp, patch_px = scale_of(self.light[0])

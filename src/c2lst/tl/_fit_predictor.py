@@ -46,7 +46,6 @@ def fit_predictor(
     subset: str | None = None,
     layer: str | None = None,
     weight: float | Sequence[float] | None = None,
-    align: bool | None = None,
     table_key: str = "table",
     patch_key: str = "patches",
     genes_key: str = "c2lst_genes",
@@ -69,7 +68,7 @@ def fit_predictor(
         `"ridge-whitened"`: on features whitened by unpaired patches (`pool`). `"cnn"`: a small convolutional network,
         end to end (He et al. 2020).
     pool
-        Unpaired patches, uint8 `(n, H, W, 3)`, for `"ridge-whitened"`, and for `align`.
+        Unpaired patches, uint8 `(n, H, W, 3)`, for `"ridge-whitened"`.
     {encoder}
     central
         Whose features `"central"` means; `None` takes the model noted in `uns["c2lst"]["central"]`, else the starter.
@@ -78,10 +77,6 @@ def fit_predictor(
     weight
         Weight of all synthetic spots together, in units of that of all real ones, for each table of them; `None` is 10, and
         1 for a ridge on features of the central model, which is good without them.
-    align
-        Whether features of synthetic patches are moved to the mean and the main covariance of those of `pool` before a ridge
-        is fitted (CORAL, Sun et al. 2016), so that it does not learn what a generator's patches have of their own. `None` does
-        where `pool` is given. Pseudo-labelled patches are real ones and stay; so does what a CNN sees.
     {table_key}
     patch_key, genes_key
         Where the patches and the panel are.
@@ -120,7 +115,6 @@ def fit_predictor(
     from c2lst.models._cnn import fit_cnn
     from c2lst.models._encoders import embed_patches
     from c2lst.models._predictor import KINDS
-    from c2lst.models._ridge import align as aligned
     from c2lst.models._ridge import fit_ridge, fit_trust, folds
 
     begun = time.monotonic()
@@ -141,12 +135,10 @@ def fit_predictor(
     model = central_for(tables, central, encoder=encoder)
     if model is not None and kind != "cnn":
         check_scale(tables[0], model.mpp, model.patch_px, f"the central model {model.name!r}", patch_key)
-    if pool is None and (kind == "ridge-whitened" or align):
-        what = "kind='ridge-whitened'" if kind == "ridge-whitened" else "align=True"
-        raise ValueError(f"{what} needs pool=, e.g. c2lst.pp.tissue_patches(sdata, 1000, mpp=...).")
-    if pool is not None:
+    if kind == "ridge-whitened":
+        if pool is None:
+            raise ValueError("kind='ridge-whitened' needs pool=, e.g. c2lst.pp.tissue_patches(sdata, 1000, mpp=...).")
         check_patches(pool, "pool")
-    align = kind != "cnn" and bool(added) and pool is not None and align is not False
     for table in added:
         pseudo = is_pseudo(table)
         if not pseudo:
@@ -196,12 +188,7 @@ def fit_predictor(
     else:
         network = None
         features = embed_patches(np.concatenate(patches), encoder, model, show=progress)
-        unpaired = embed_patches(pool, encoder, model, show=False) if align or kind == "ridge-whitened" else None
-        ends = np.cumsum([len(p) for p in patches])[len(seen) - 1 :]
-        for table, a, b in zip(added, ends[:-1], ends[1:], strict=True):
-            if align and not is_pseudo(table):
-                features[a:b] = aligned(features[a:b], unpaired)
-        whitening = unpaired if kind == "ridge-whitened" else None
+        whitening = None if kind == "ridge" else embed_patches(pool, encoder, model, show=False)
         arrays, chosen = fit_ridge(features, target, row_weight, real, fold, pool=whitening)
     arrays |= fit_trust(features[:n_real])
     card = {
@@ -209,7 +196,6 @@ def fit_predictor(
         "n_spots": int(n_real),
         **{k: int(v) for k, v in n_added.items()},
         "synthetic_weight": float(sum(weights)),
-        "aligned": bool(align and n_added["n_synthetic"]),
         "subset": subset or "all spots",
         "n_genes": len(genes),
         "mpp": mpp,

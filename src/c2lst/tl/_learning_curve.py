@@ -46,7 +46,6 @@ def learning_curve(
     n_condition: int = 100,
     n_synthetic: int | None = None,
     weight: float | None = None,
-    align: bool = True,
     adapt_kwargs: dict[str, Any] | None = None,
     augment_kwargs: dict[str, Any] | None = None,
     gate_kwargs: dict[str, Any] | None = None,
@@ -98,9 +97,6 @@ def learning_curve(
     weight
         Weight of all extra samples together, in units of that of the real ones; `None` is that of
         :func:`c2lst.tl.fit_predictor`.
-    align
-        Align features of drawn patches, those of the controls that are drawn too, with the pool's, for the ridges, where
-        there is a pool (see :func:`c2lst.tl.fit_predictor`). The other arms are of real pixels.
     adapt_kwargs, augment_kwargs
         For :func:`c2lst.tl.adapt` and :func:`c2lst.tl.augment`.
     gate_kwargs
@@ -179,7 +175,7 @@ def learning_curve(
     settings = jsonable(
         {
             "central": bench.central.hash if bench.central is not None else None, "encoder": encoder, "n_top": n_top,
-            "n_condition": n_condition, "n_synthetic": n_synthetic, "weight": weight, "align": align, "adapt": adapt_kwargs or {},
+            "n_condition": n_condition, "n_synthetic": n_synthetic, "weight": weight, "adapt": adapt_kwargs or {},
             "augment": augment_kwargs or {}, "gate": gate_kwargs, "cnn_steps": cnn_steps, "n_blocks": n_blocks,
             "data": bench.fingerprint, "genes": bench.genes, "train": [s.section.name for s in bench.train],
             "test": [s.section.name for s in bench.test],
@@ -202,7 +198,7 @@ def learning_curve(
             found = {job: kept.read(fraction, seed, *job) for job in wanted}
             if any(v is None for v in found.values()) and not _over(began, minutes):
                 draw = Draw(
-                    bench, fraction, seed, layer=layer, n_condition=n_condition, n_synthetic=n_synthetic, weight=weight, align=align,
+                    bench, fraction, seed, layer=layer, n_condition=n_condition, n_synthetic=n_synthetic, weight=weight,
                     adapt_kwargs=adapt_kwargs or {}, augment_kwargs=augment_kwargs or {}, gate_kwargs=gate_kwargs,
                     cnn_steps=cnn_steps, drawn=Drawn(keep_drawn),
                 )  # fmt: skip
