@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from c2lst.models import CentralModel
 
 SETTINGS = Path(__file__).resolve().with_name("settings.json")
-SYNTHETIC = ("n_condition", "strategy", "guidance", "condition_noise", "n_synthetic", "keep", "weight")
+SYNTHETIC = ("n_condition", "strategy", "n_components", "guidance", "condition_noise", "n_synthetic", "keep", "weight")
 
 
 def results_of(path: Path) -> Path:
@@ -69,6 +69,8 @@ def how(synthetic: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Turn a setting of synthetic spots into arguments of `c2lst.tl.learning_curve`."""
     gate = {"keep": synthetic["keep"], **settings["judge"]} if synthetic["keep"] < 1 else {}
     augment = {k: synthetic[k] for k in ("strategy", "guidance", "condition_noise")}
+    if synthetic["n_components"] is not None:  # patches that are kept from before it could be set stay theirs
+        augment["n_components"] = synthetic["n_components"]
     return {
         "n_condition": synthetic["n_condition"],
         "n_synthetic": synthetic["n_synthetic"],

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
@@ -12,6 +14,7 @@ from c2lst.models._ridge import (
     fit_trust,
     folds,
     ridge_path,
+    scaling,
     standardiser,
     trust_distances,
     whitener,
@@ -47,12 +50,33 @@ def test_a_weight_of_two_is_the_row_twice(data):
     np.testing.assert_allclose(b, d, rtol=1e-6)
 
 
-def test_standardiser_is_a_rotation_of_z_scores(data):
-    x, _ = data
-    mean, rotation = standardiser(x, np.ones(40))
-    z = StandardScaler().fit_transform(x)[:, :5]  # the sixth is constant
-    ours = (x - mean) @ rotation
+def test_standardiser_is_a_rotation_of_z_scores():
+    # of features of one variance; a constant one is left out
+    x = StandardScaler().fit_transform(np.random.default_rng(0).normal(size=(40, 5))) * 3 + 1
+    mean, rotation = standardiser(np.c_[x, np.ones(40)], np.ones(40))
+    ours = (np.c_[x, np.ones(40)] - mean) @ rotation
+    z = (x - 1) / 3
     np.testing.assert_allclose(ours @ ours.T, z @ z.T, atol=1e-3)
+
+
+def test_a_feature_that_the_rows_hardly_have_is_not_blown_up():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 5)) * [1, 2, 1, 2, 1e-3]
+    for mean, rotation in (standardiser(x, np.ones(60)), whitener(x, shrinkage=1.0)):
+        z = (x - mean) @ rotation
+        # all but the last keep roughly their weight, and the whole has the variance of z-scores
+        np.testing.assert_allclose(z.var(0).sum(), 5, rtol=1e-3)
+        alive = x.copy()
+        alive[:, 4] = rng.normal(size=60)  # a section where the filter fires
+        moved = np.abs((alive - mean) @ rotation - z).max()
+        assert moved < 15  # three standard deviations of a common feature, not thousands
+
+
+@given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
+def test_scaling_of_all_features_together_changes_nothing(scale, seed):
+    variance = np.random.default_rng(seed).gamma(1, size=8)
+    np.testing.assert_allclose(scaling(variance * scale**2) * scale, scaling(variance), rtol=1e-6)
+    assert ((scaling(variance) ** 2 * variance).sum() - 8) < 1e-6
 
 
 def test_whitener_gives_unit_variance_on_its_pool_up_to_shrinkage(data):

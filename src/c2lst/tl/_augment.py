@@ -34,6 +34,7 @@ def augment(
     *,
     n_obs: int | None = None,
     strategy: str = "interpolate",
+    n_components: int | None = None,
     condition_noise: float = 0.0,
     guidance: float = 2.5,
     sampler_steps: int = 16,
@@ -62,6 +63,10 @@ def augment(
         `"resample"`: the real profiles. `"interpolate"`: between a spot and one of its five neighbours in expression,
         nearer to the spot, which is the parent. `"scvi"`: counts drawn from the posterior predictive of
         :class:`scvi.model.SCVI` (Lopez et al. 2018) at each parent.
+    n_components
+        Keep profiles to as many principal components of the spots' profiles before a patch is drawn; `None` draws for
+        them as they are. Several patches share a parent, so the noise of its counts is in all of their labels: with few
+        spots, a predictor learns it. What is left out can not be learnt either. Not for `"scvi"`, which models the noise.
     condition_noise
         Sd of Gaussian noise on the profiles, in units of each gene's sd over the spots; a patch is drawn for the noisy
         profile, which is its row of `X`. Not for `"scvi"`, which is noise already.
@@ -121,6 +126,10 @@ def augment(
 
     check_choice("strategy", strategy, STRATEGIES)
     check_positive("condition_noise", condition_noise, zero=True)
+    if n_components is not None:
+        check_positive("n_components", n_components, integer=True)
+        if strategy == "scvi":
+            raise ValueError("n_components= is for strategy='resample' and 'interpolate'; draws of 'scvi' are counts.")
     if condition_noise and strategy == "scvi":
         raise ValueError("condition_noise= is for strategy='resample' and 'interpolate'; draws of 'scvi' are counts.")
     check_positive("guidance", guidance, zero=True)
@@ -151,6 +160,8 @@ def augment(
 
     parents = parents_of(len(names), n, seed)
     profiles, drawn = _profiles(strategy, log, raw, size, parents, local, seed)
+    if n_components is not None:
+        profiles = _denoised(profiles, log, n_components)
     if condition_noise:
         jitter = generator(seed, 36).standard_normal(profiles.shape, dtype=np.float32)
         profiles = np.maximum(profiles + condition_noise * log.std(0) * jitter, 0)
@@ -177,7 +188,7 @@ def augment(
     keep["local"] = jsonable({k: local.card[k] for k in ("sections", "n_spots", "subset") if k in local.card})
     keep["patches"] = made_meta(local.mpp, local.patch_px, store)
     record(
-        synthetic, "augment", strategy=strategy, condition_noise=condition_noise, guidance=guidance, sampler_steps=sampler_steps, subset=subset,
+        synthetic, "augment", strategy=strategy, n_components=n_components, condition_noise=condition_noise, guidance=guidance, sampler_steps=sampler_steps, subset=subset,
         layer=layer, n_obs=n, precision=precision, seed=seed, listens=local.card.get("listens"),
     )  # fmt: skip
     settings = {
@@ -245,6 +256,14 @@ def _profiles(
     drawn = encoder.draw(torch.from_numpy(raw[parents].astype(np.float32)), seed=derive(seed, 35)).numpy()
     rate = drawn * 1e4 / np.maximum(size[parents, None], 1)
     return np.log1p(rate).astype(np.float32), drawn
+
+
+def _denoised(profiles: NDArray[np.float32], log: NDArray[np.float32], n_components: int) -> NDArray[np.float32]:
+    """Project profiles on the first principal components of the spots', at least 0."""
+    mean = log.mean(0)
+    _, _, vt = np.linalg.svd((log - mean).astype(np.float64), full_matrices=False)
+    basis = vt[:n_components]
+    return np.maximum(mean + (profiles - mean) @ basis.T @ basis, 0).astype(np.float32)
 
 
 def mixing(

@@ -156,6 +156,7 @@ def learning_curve(
     for arm in arms:
         check_choice("arms", arm, (*ARMS, *MORE_ARMS))
     from c2lst.models._predictor import KINDS
+    from c2lst.models._ridge import RECIPE
 
     for kind in predictors:
         check_choice("predictors", kind, KINDS)
@@ -178,7 +179,7 @@ def learning_curve(
             "n_condition": n_condition, "n_synthetic": n_synthetic, "weight": weight, "adapt": adapt_kwargs or {},
             "augment": augment_kwargs or {}, "gate": gate_kwargs, "cnn_steps": cnn_steps, "n_blocks": n_blocks,
             "data": bench.fingerprint, "genes": bench.genes, "train": [s.section.name for s in bench.train],
-            "test": [s.section.name for s in bench.test],
+            "test": [s.section.name for s in bench.test], "recipe": RECIPE,
         }
     )  # fmt: skip
     kept = _Kept(out, settings)
