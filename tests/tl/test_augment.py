@@ -5,9 +5,11 @@ import json
 import anndata as ad
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 
 import c2lst as c2l
 from c2lst._expression import expression, library_size
+from c2lst._random import derive
 
 QUICK = {"sampler_steps": 2, "progress": False}
 
@@ -184,3 +186,22 @@ def test_noise_on_the_condition(table, local):
     np.testing.assert_array_equal(fewer.X, noisy.X[:5])
     with pytest.raises(ValueError, match="condition_noise= is for"):
         c2l.tl.augment(table, local, strategy="scvi", condition_noise=0.5)
+
+
+def test_profiles_are_kept_to_their_main_components(table, local):
+    how = {"n_obs": 40, "strategy": "resample", "sampler_steps": 1, "progress": False}
+    plain, kept = (c2l.tl.augment(table, local, n_components=n, **how) for n in (None, 2))
+    spots = expression(table, local.genes)
+    low = PCA(2).fit(spots)
+    np.testing.assert_allclose(kept.X, np.maximum(low.inverse_transform(low.transform(plain.X)), 0), atol=1e-4)
+    # the patch is drawn for the profile that labels it, not for the noisy one
+    assert (kept.obsm["patches"] != plain.obsm["patches"]).any()
+    asked = local.sample(kept.X, index=np.arange(40), seed=derive(0, 31), guidance=2.5, steps=1)
+    np.testing.assert_array_equal(kept.obsm["patches"], asked)
+    assert kept.uns["c2lst"]["params"]["augment"]["n_components"] == 2
+    whole = c2l.tl.augment(table, local, n_components=10_000, **how)
+    np.testing.assert_allclose(whole.X, plain.X, atol=1e-4)
+    with pytest.raises(ValueError, match="n_components= is for"):
+        c2l.tl.augment(table, local, strategy="scvi", n_components=2)
+    with pytest.raises(ValueError, match="n_components"):
+        c2l.tl.augment(table, local, n_components=0)

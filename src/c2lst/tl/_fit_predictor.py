@@ -64,8 +64,9 @@ def fit_predictor(
         What :func:`c2lst.tl.augment` returns, or :func:`c2lst.tl.pseudo_label`, or several of them; their panel must be
         that of `data`.
     kind
-        `"ridge"`: ridge regression on principal components of an encoder's features, as the HEST benchmark does.
-        `"ridge-whitened"`: on features whitened by unpaired patches (`pool`). `"cnn"`: a small convolutional network,
+        `"ridge"`: ridge regression on principal components of an encoder's features, as the HEST benchmark does; features
+        are scaled to a common variance, but those that the spots hardly have are not blown up.
+        `"ridge-whitened"`: on features whitened by unpaired patches (`pool`), with strong shrinkage. `"cnn"`: a small convolutional network,
         end to end (He et al. 2020).
     pool
         Unpaired patches, uint8 `(n, H, W, 3)`, for `"ridge-whitened"`.
