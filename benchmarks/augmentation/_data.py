@@ -68,9 +68,7 @@ def read_settings(path: Path = SETTINGS) -> dict[str, Any]:
 def how(synthetic: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Turn a setting of synthetic spots into arguments of `c2lst.tl.learning_curve`."""
     gate = {"keep": synthetic["keep"], **settings["judge"]} if synthetic["keep"] < 1 else {}
-    augment = {k: synthetic[k] for k in ("strategy", "guidance", "condition_noise")}
-    if synthetic["n_components"] is not None:  # patches that are kept from before it could be set stay theirs
-        augment["n_components"] = synthetic["n_components"]
+    augment = {k: synthetic[k] for k in ("strategy", "n_components", "guidance", "condition_noise")}
     return {
         "n_condition": synthetic["n_condition"],
         "n_synthetic": synthetic["n_synthetic"],

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from c2lst.models import LocalModel
 
 STRATEGIES = ("resample", "interpolate", "scvi")
+N_COMPONENTS = 3  # won by validation (benchmarks/results/augmentation/adaptation.md)
 
 
 @doc
@@ -34,7 +35,7 @@ def augment(
     *,
     n_obs: int | None = None,
     strategy: str = "interpolate",
-    n_components: int | None = None,
+    n_components: int | None = N_COMPONENTS,
     condition_noise: float = 0.0,
     guidance: float = 2.5,
     sampler_steps: int = 16,
@@ -65,8 +66,9 @@ def augment(
         :class:`scvi.model.SCVI` (Lopez et al. 2018) at each parent.
     n_components
         Keep profiles to as many principal components of the spots' profiles before a patch is drawn; `None` draws for
-        them as they are. Several patches share a parent, so the noise of its counts is in all of their labels: with few
-        spots, a predictor learns it. What is left out can not be learnt either. Not for `"scvi"`, which models the noise.
+        them as they are. Several patches share a parent, so the noise of its counts is in all of their labels, and with
+        a few dozen spots a predictor learns it: three components won there. What is left out cannot be learnt either;
+        take more with more spots. `"scvi"` models the noise and does not read this.
     condition_noise
         Sd of Gaussian noise on the profiles, in units of each gene's sd over the spots; a patch is drawn for the noisy
         profile, which is its row of `X`. Not for `"scvi"`, which is noise already.
@@ -128,8 +130,6 @@ def augment(
     check_positive("condition_noise", condition_noise, zero=True)
     if n_components is not None:
         check_positive("n_components", n_components, integer=True)
-        if strategy == "scvi":
-            raise ValueError("n_components= is for strategy='resample' and 'interpolate'; draws of 'scvi' are counts.")
     if condition_noise and strategy == "scvi":
         raise ValueError("condition_noise= is for strategy='resample' and 'interpolate'; draws of 'scvi' are counts.")
     check_positive("guidance", guidance, zero=True)
@@ -160,7 +160,7 @@ def augment(
 
     parents = parents_of(len(names), n, seed)
     profiles, drawn = _profiles(strategy, log, raw, size, parents, local, seed)
-    if n_components is not None:
+    if n_components is not None and strategy != "scvi":
         profiles = _denoised(profiles, log, n_components)
     if condition_noise:
         jitter = generator(seed, 36).standard_normal(profiles.shape, dtype=np.float32)

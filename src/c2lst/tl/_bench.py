@@ -378,9 +378,9 @@ class Draw:
 
     def synthetic(self) -> Extra:
         """Generate from the drawn spots and label each patch with the profile it was drawn for."""
-        from ._augment import augment
+        from ._augment import N_COMPONENTS, augment
 
-        kwargs = {"seed": self.seed, **self.augment_kwargs}
+        kwargs = {"seed": self.seed, "n_components": N_COMPONENTS, **self.augment_kwargs}
         made = self.kept.table(
             {**self.depends(), **kwargs, "n": self.n_drawn},
             lambda: augment(
