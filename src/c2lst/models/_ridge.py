@@ -14,6 +14,7 @@ N_COMPONENTS = 256
 # chosen on her2st C2-C4, one section left out at a time, with real spots alone (benchmarks/results/augmentation)
 FLOOR = 0.1
 SHRINKAGE = 0.9
+TIE = 1e-3  # penalties whose mean PCC differs by no more are level
 RECIPE = 2  # another number where fits change, so that kept runs of before are not mixed with those of after
 
 
@@ -122,7 +123,8 @@ def choose_alpha(
     if not used:
         return 1e3, []
     curve = scores.sum(0) / used
-    return float(alphas[int(curve.argmax())]), [round(float(v), 4) for v in curve]
+    # a correlation does not see how far predictions are shrunk: of penalties that are level, the smallest
+    return float(alphas[int(np.argmax(curve >= curve.max() - TIE))]), [round(float(v), 4) for v in curve]
 
 
 def fit_ridge(
