@@ -77,7 +77,9 @@ def test_profiles_resampled_are_those_of_the_parents(table, local, monkeypatch):
     monkeypatch.setattr(
         type(local), "sample", lambda self, profiles, **kw: seen.update(profiles=profiles) or draw(self, profiles, **kw)
     )
-    synth = c2l.tl.augment(table, local, n_obs=40, strategy="resample", n_components=None, sampler_steps=1, progress=False)
+    synth = c2l.tl.augment(
+        table, local, n_obs=40, strategy="resample", n_components=None, sampler_steps=1, progress=False
+    )
     parents = table[synth.obs["c2lst_parent"].astype(str)]
     np.testing.assert_array_equal(synth.X, expression(parents, local.genes))
     np.testing.assert_array_equal(seen["profiles"], synth.X)  # the row of X IS what the patch was drawn for

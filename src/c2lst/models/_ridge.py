@@ -58,7 +58,9 @@ def whitener(pool: NDArray, shrinkage: float = SHRINKAGE) -> tuple[NDArray, NDAr
     along = s[:keep] ** 2 / len(pool)
     along = (1 - shrinkage) * along + shrinkage * along.mean()
     # as many units of variance as the standardised components have, so that one grid of penalties serves both
-    rotation = inverse[:, None] * vt[:keep].T / np.sqrt(along) * np.sqrt((variance > 1e-12 * variance.max()).sum() / keep)
+    rotation = (
+        inverse[:, None] * vt[:keep].T / np.sqrt(along) * np.sqrt((variance > 1e-12 * variance.max()).sum() / keep)
+    )
     return mean.astype(np.float32), rotation.astype(np.float32)
 
 
