@@ -91,8 +91,9 @@ def fit_predictor(
     Returns
     -------
     The predictor. The penalty of a ridge is the one (1e0 to 1e6) with the best mean PCC on real spots of sections left
-    out, or of spatial blocks left out where there is one section; synthetic spots leave together with the section of
-    their parent, pseudo-labelled ones, which have none, stay. `data` are not changed.
+    out, or of spatial blocks left out where there is one section, the smallest of those within .001 of the best;
+    synthetic spots leave together with the section of their parent, pseudo-labelled ones, which have none, stay.
+    `data` are not changed.
 
     Raises
     ------
