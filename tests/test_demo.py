@@ -95,3 +95,14 @@ def test_missing_sections_are_named(tmp_path):
         main(["demo", "--data", "her2st", "--path", str(tmp_path), "--out", str(tmp_path / "r.html"), "--quiet"])
     assert "jpg" in str(error.value) or "tsv" in str(error.value)
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(["--out", "no/such/place/report.html"], "there is no directory"), (["--draws", "0"], "at least 1")],
+)
+def test_what_cannot_end_well_does_not_begin(monkeypatch, capsys, more, said):
+    monkeypatch.setattr(_demo, "run", lambda *a, **kw: pytest.fail("it began"))
+    with pytest.raises(SystemExit):
+        main(["demo", *more])
+    assert said in capsys.readouterr().err

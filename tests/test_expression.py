@@ -48,3 +48,16 @@ def test_a_panel_must_be_marked():
     made.var["c2lst_genes"] = False
     with pytest.raises(ValueError, match="no gene"):
         panel(made)
+
+
+def test_counts_beside_normalised_rows_are_not_taken_for_normalised(synthetic, toy):
+    import anndata as ad
+
+    from c2lst._expression import expression, is_normalised
+
+    genes = list(synthetic.var_names)
+    assert expression(synthetic, genes).shape == (12, 20)
+    both = ad.concat([toy["table"], synthetic], uns_merge="unique")
+    assert is_normalised(both)
+    with pytest.raises(ValueError, match="of 32 of 44 spots holds whole numbers"):
+        expression(both, genes)

@@ -86,3 +86,12 @@ def test_a_whole_section_may_lie_outside_a_subset_but_not_all():
     a.obs["use"] = False
     with pytest.raises(ValueError, match="selects no spot"):
         subset_masks(sections([a, b]), "use")
+
+
+def test_a_spot_without_a_section_is_refused(toy):
+    from c2lst._resolve import sections
+
+    table = toy["table"].copy()
+    table.obs["slide"] = pd.Categorical(["a"] * 10 + [None] * (table.n_obs - 10))
+    with pytest.raises(ValueError, match=r"obs\['slide'\] has missing values"):
+        sections(table, library_key="slide")

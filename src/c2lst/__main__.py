@@ -20,11 +20,16 @@ def main(argv: list[str] | None = None) -> None:
     demo.add_argument("--path", type=Path, help="directory with the her2st files; without it they are downloaded")
     demo.add_argument("--out", type=Path, default=Path("report.html"), help="the report (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--draws", type=int, help="how many draws of spots (default: 3)")
+    demo.add_argument("--draws", type=int, default=3, help="how many draws of spots (default: %(default)s)")
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
     if args.path is not None and args.data != "her2st":
         parser.error("--path belongs to --data her2st")
+    if args.draws < 1:
+        parser.error(f"--draws must be at least 1, not {args.draws}")
+    folder = args.out.resolve().parent
+    if not folder.is_dir():
+        parser.error(f"--out: there is no directory {folder}")
 
     import logging
 
@@ -34,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     if args.quiet:
         settings.progress = False
-    path = run(args.data, path=args.path, out=args.out, seed=args.seed, draws=args.draws or 3)
+    path = run(args.data, path=args.path, out=args.out, seed=args.seed, draws=args.draws)
     print(f"Report: {path.resolve()}")
 
 

@@ -70,7 +70,14 @@ def expression(table: AnnData, genes: Sequence[str], layer: str | None = None) -
     at = check_genes(table, genes)
     if layer is None and is_normalised(table):
         x = table.X[:, at]
-        return np.asarray(x.todense() if sp.issparse(x) else x, dtype=np.float32)
+        x = np.asarray(x.todense() if sp.issparse(x) else x, dtype=np.float32)
+        whole = (x == np.rint(x)).all(axis=1) & (x > 0).any(axis=1)
+        if whole.any():
+            raise ValueError(
+                f"uns['{Key.UNS}']['expression'] says {LOG1P!r}, but X of {whole.sum()} of {len(x)} spots holds whole numbers: "
+                "counts. Were real and synthetic spots concatenated? Pass them separately."
+            )
+        return x
     x = counts(table, layer)[:, at]
     x = np.asarray(x.todense() if sp.issparse(x) else x, dtype=np.float64)
     size = library_size(table, layer)[:, None]

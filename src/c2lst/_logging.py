@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 logger = logging.getLogger("c2lst")
-logger.addHandler(logging.NullHandler())
 
 
 def progress(

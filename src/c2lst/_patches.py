@@ -9,6 +9,7 @@ import numpy as np
 
 from ._checks import check_patches, listing
 from ._keys import Key
+from ._subset import boolean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,3 +141,17 @@ def get_patches(table: AnnData, key: str = Key.obsm.PATCHES) -> NDArray[np.uint8
             f"The patch store {str(store)!r} lacks {len(missing)} of {table.n_obs} spots: {listing(missing)}. {EXTRACT}"
         )
     return StoredPatches(patches._array, np.array([at[name] for name in table.obs_names], dtype=np.int64))
+
+
+def valid_mask(table: AnnData, patch_key: str = Key.obsm.PATCHES) -> NDArray[np.bool_]:
+    """Return which spots have a patch worth seeing."""
+    own = f"{Key.obs.VALID}_{patch_key}"
+    column = own if own in table.obs else Key.obs.VALID
+    if column not in table.obs:
+        return np.ones(table.n_obs, dtype=bool)
+    values = boolean(table.obs[column])
+    if values is None:
+        raise ValueError(
+            f"obs[{column!r}] must say True or False of every spot; it has {listing(table.obs[column].unique())}."
+        )
+    return values

@@ -25,6 +25,7 @@ class Section:
     sdata: SpatialData | None = None
     parent: AnnData | None = None  # the concatenated table that `library_key` split
     rows: NDArray[np.int64] | None = None
+    positional: bool = False  # nothing names it: `section0` is its place in the list
 
     def write_obs(self, key: str, values: Any) -> None:
         """Write a column of `obs`, through to the concatenated table if there is one."""
@@ -85,9 +86,9 @@ def sections(data: Any, *, table_key: str = "table", library_key: str | None = N
     out = []
     for i, (name, (table, sdata)) in enumerate(named):
         name = name or table.uns.get(Key.SECTION) or (sdata.attrs.get(Key.SECTION) if sdata is not None else None)
-        if name is None:
-            name = regions[i] if regions[i] and regions.count(regions[i]) == 1 else f"section{i}"
-        out.append(Section(str(name), table, sdata))
+        if name is None and regions[i] and regions.count(regions[i]) == 1:
+            name = regions[i]
+        out.append(Section(str(name or f"section{i}"), table, sdata, positional=name is None))
     names = [s.name for s in out]
     if len(set(names)) < len(names):
         raise ValueError(f"Two sections have one name: {listing(names)}; pass a dict {{name: section}}.")
@@ -128,6 +129,8 @@ def _region(table: AnnData) -> str | None:
 def _split(table: AnnData, library_key: str) -> list[Section]:
     if library_key not in table.obs:
         raise KeyError(f"obs has no column {library_key!r}; it has {listing(table.obs.columns)}.")
+    if table.obs[library_key].isna().any():
+        raise ValueError(f"obs[{library_key!r}] has missing values; every spot must belong to a section.")
     column = table.obs[library_key].astype(str).to_numpy()
     out = []
     for name in sorted(set(column)):

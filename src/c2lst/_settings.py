@@ -23,8 +23,7 @@ class Settings:
     progress
         Show progress bars.
     cache_dir
-        Where downloaded sections and models trained for the demo are kept
-        (environment variable `C2LST_CACHE_DIR`).
+        Where downloaded sections are kept (environment variable `C2LST_CACHE_DIR`).
     """
 
     progress: bool = True
@@ -34,7 +33,7 @@ class Settings:
         known = [f.name for f in fields(self)]
         if name not in known:
             raise AttributeError(f"c2lst.settings has no {name!r}; it has {known}.")
-        super().__setattr__(name, Path(value) if name == "cache_dir" else value)
+        super().__setattr__(name, Path(value).expanduser() if name == "cache_dir" else value)
 
 
 settings = Settings()

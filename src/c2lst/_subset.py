@@ -11,6 +11,7 @@ from ._checks import listing
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
+    from pandas import Series
 
     from ._resolve import Section
 
@@ -37,12 +38,19 @@ def subset_mask(table: AnnData, subset: str | None, *, empty: bool = False) -> N
     column = table.obs[subset]
     if column.isna().any():
         raise ValueError(f"obs[{subset!r}] has missing values; a subset must say yes or no for every spot.")
-    if column.dtype == bool:
-        mask = column.to_numpy()
-    elif set(map(str, column.unique())) <= {"True", "False"}:  # a boolean that went through a file
-        mask = column.astype(str).to_numpy() == "True"
-    else:
+    mask = boolean(column)
+    if mask is None:
         mask = column.astype(str).to_numpy() == "train"
     if not mask.any() and not empty:
         raise ValueError(f"obs[{subset!r}] selects no spot; its values are {listing(column.unique())}.")
     return mask
+
+
+def boolean(column: Series) -> NDArray[np.bool_] | None:
+    """Return a boolean column of `obs`, also one that went through a file or a concatenation; `None` for any other."""
+    if column.isna().any():
+        return None
+    if column.dtype == bool:
+        return column.to_numpy()
+    words = column.astype(str)
+    return (words == "True").to_numpy() if set(words.unique()) <= {"True", "False"} else None

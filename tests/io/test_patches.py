@@ -134,3 +134,25 @@ def test_get_patches_says_what_to_call(patches, tmp_path):
     table.obsm["patches"] = np.zeros((2, 8, 8, 3))
     with pytest.raises(TypeError, match="uint8"):
         get_patches(table)
+
+
+def test_a_store_is_replaced_by_what_was_read_from_it(patches, tmp_path, small_chunks):
+    path = tmp_path / "p.zarr"
+    io.write_patches(path, patches, mpp=2.0)
+    old = io.read_patches(path)
+    io.write_patches(path, old.patches, mpp=1.0, obs_names=old.names, overwrite=True)
+    new = io.read_patches(path)
+    np.testing.assert_array_equal(new.patches[:], patches)
+    assert new.meta["mpp"] == 1.0
+    assert [p.name for p in tmp_path.iterdir()] == ["p.zarr"]
+
+
+def test_a_store_outlives_patches_that_cannot_replace_it(patches, tmp_path):
+    path = tmp_path / "p.zarr"
+    io.write_patches(path, patches, mpp=2.0)
+    broken = (b for b in (patches[:4], patches[4:].astype(float)))
+    for bad, error in ((patches.astype(float), TypeError), (broken, TypeError), ([], ValueError)):
+        with pytest.raises(error):
+            io.write_patches(path, bad, mpp=1.0, overwrite=True)
+    np.testing.assert_array_equal(io.read_patches(path).patches[:], patches)
+    assert [p.name for p in tmp_path.iterdir()] == ["p.zarr"]

@@ -335,3 +335,20 @@ def test_the_toy_is_what_the_docs_say():
     toy = CentralModel.from_pretrained("toy")
     assert (toy.mpp, toy.patch_px, toy.name) == (2.0, 64, "toy")
     assert toy is CentralModel.from_pretrained("toy")
+
+
+def test_loading_leaves_random_numbers_alone(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path / "a")
+    before = torch.get_rng_state()
+    CentralModel.from_pretrained(tmp_path / "a")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("changes", [{"mpp": -2.0}, {"mpp": "2"}, {"patch_px": 0}, {"patch_px": 8.5}])
+def test_a_scale_that_is_none_is_refused(tiny, tmp_path, edit, changes):
+    from c2lst.models._central import CARD
+
+    tiny.save_pretrained(tmp_path / "a")
+    edit(tmp_path / "a" / CARD, **changes)
+    with pytest.raises(ValueError, match="no scale"):
+        CentralModel.from_pretrained(tmp_path / "a")

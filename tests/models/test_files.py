@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from c2lst.models._files import PICKLES, check_directory, new_directory, read_json, read_tensors, write_json
+from c2lst.models._files import (
+    PICKLES,
+    check_directory,
+    is_plain,
+    new_directory,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 
 
 def test_a_new_directory_is_whole_or_absent(tmp_path):
@@ -21,11 +30,43 @@ def test_a_new_directory_is_whole_or_absent(tmp_path):
 def test_a_failed_overwrite_leaves_the_old_one(tmp_path):
     target = tmp_path / "a"
     with new_directory(target) as made:
-        (made / "x").write_text("old")
+        (made / "local.json").write_text("old")
     with pytest.raises(KeyboardInterrupt), new_directory(target, overwrite=True):
         raise KeyboardInterrupt
-    assert (target / "x").read_text() == "old"
+    assert (target / "local.json").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    with new_directory(target, overwrite=True) as made:
+        (made / "local.json").write_text("new")
+    assert (target / "local.json").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_only_a_model_is_overwritten(tmp_path, monkeypatch):
+    target = tmp_path / "project"
+    target.mkdir()
+    (target / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is no model"), new_directory(target, overwrite=True):
+        pass
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="is no model"), new_directory(tmp_path / "file", overwrite=True):
+        pass
+    assert (target / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for place in (".", ".."):
+        with pytest.raises(FileExistsError), new_directory(place, overwrite=True):
+            pass
+    assert (target / "thesis.txt").is_file()
+
+
+def test_a_link_to_a_model_stays_a_link(tmp_path):
+    with new_directory(tmp_path / "a") as made:
+        (made / "local.json").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with new_directory(tmp_path / "link", overwrite=True) as made:
+        (made / "local.json").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "a" / "local.json").read_text() == "new"
 
 
 def test_a_file_in_the_way(tmp_path):
@@ -75,3 +116,17 @@ def test_no_tensors(tmp_path):
     for name in ("x.safetensors", "absent.safetensors"):
         with pytest.raises(ValueError, match="not a whole safetensors file"):
             read_tensors(tmp_path / name)
+
+
+def test_numbers_that_are_none_are_refused(tmp_path):
+    import torch
+
+    write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(3), "b": torch.tensor([1.0, float("nan")])})
+    with pytest.raises(ValueError, match=r"NaN or infinite numbers in \['b'\]"):
+        read_tensors(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/a"])
+def test_paths_are_no_plain_names(name):
+    assert not is_plain(name)
+    assert is_plain("part-1.safetensors")

@@ -232,3 +232,35 @@ def test_what_a_person_sees(model):
     assert "n_spots: 12" in repr(model)
     assert "curves" not in repr(model)
     assert "n_spots" in model._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"central": None}, "by name and hash"),
+        ({"central": {"name": "starter"}}, "by name and hash"),
+        ({"genes": "BACD"}, "list of strings"),
+        ({"card": 1}, "card must be an object"),
+        ({"more": 1}, r"unknown keys \['more'\]"),
+        (
+            {"gene_encoder": {"kind": "pca", "n_genes": 4, "dim": 10**12}},
+            "the gene encoder gives 1000000000000|does not take",
+        ),
+    ],
+)
+def test_what_no_local_model_says_is_refused(tiny, place, edit, changes, match):
+    edit(place / "local.json", **changes)
+    with pytest.raises(ValueError, match=match):
+        LocalModel.load(place, central=tiny)
+
+
+def test_weights_that_are_no_numbers_are_refused(tiny, place, edit_tensors):
+    edit_tensors(place / "local.safetensors", lambda t: t[next(iter(t))].fill_(float("nan")))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        LocalModel.load(place, central=tiny)
+
+
+def test_loading_leaves_random_numbers_alone(tiny, place):
+    before = torch.get_rng_state()
+    LocalModel.load(place, central=tiny)
+    assert torch.equal(before, torch.get_rng_state())

@@ -201,3 +201,52 @@ def test_what_a_person_sees(tiny, patches8):
     assert "Predictor 'ridge' of 2 genes, 8 px at 4 um/px, on features of 'central'" in said
     assert "n_spots: 12" in said
     assert "n_spots" in make("cnn", tiny, patches8)._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"central": None}, "the encoder 'central' with central=None cannot be"),
+        ({"central": {"name": "toy"}}, "by name and hash"),
+        ({"encoder": "timm:hf-hub:somebody/model"}, "may fetch from a hub. Pass encoder="),
+        ({"encoder": 3}, "names the encoder 3"),
+        ({"mpp": -3}, "no scale"),
+        ({"mpp": "2"}, "no scale"),
+        ({"patch_px": 0}, "no scale"),
+        ({"genes": "BA"}, "list of strings"),
+        ({"card": [1]}, "card must be an object"),
+        ({"more": 1}, r"unknown keys \['more'\]"),
+    ],
+)
+def test_what_no_predictor_says_is_refused(tiny, ridge, edit, changes, match):
+    edit(ridge / "predictor.json", **changes)
+    with pytest.raises(ValueError, match=match):
+        Predictor.load(ridge, central=tiny)
+
+
+def test_a_network_has_no_encoder_but_colours(cnn, edit):
+    edit(cnn / "predictor.json", encoder="timm:resnet18")
+    with pytest.raises(ValueError, match="a predictor 'cnn' does not have"):
+        Predictor.load(cnn, encoder="timm:resnet18")
+
+
+def test_an_encoder_that_fetches_is_taken_where_it_is_named(tiny, patches8, tmp_path, edit):
+    path = make("ridge", tiny, patches8).save(tmp_path / "p")
+    edit(path / "predictor.json", encoder="timm:resnet18", central=None)
+    assert Predictor.load(path, encoder="timm:resnet18").encoder == "timm:resnet18"
+    with pytest.raises(ValueError, match="not with 'rgb'"):
+        Predictor.load(path, encoder="rgb")
+
+
+@pytest.mark.parametrize("key", ["trust_mean", "trust_sd", "trust_limit", "mean", "rotation", "coef"])
+def test_arrays_that_do_not_fit_each_other_are_refused(tiny, ridge, edit_tensors, key):
+    edit_tensors(ridge / "predictor.safetensors", lambda t: t.update({f"arrays.{key}": torch.zeros(1)}))
+    with pytest.raises(ValueError, match="do not fit each other"):
+        Predictor.load(ridge, central=tiny)
+
+
+def test_loading_leaves_random_numbers_alone(tiny, ridge, cnn):
+    before = torch.get_rng_state()
+    Predictor.load(ridge, central=tiny)
+    Predictor.load(cnn)
+    assert torch.equal(before, torch.get_rng_state())

@@ -99,3 +99,13 @@ def test_central_model_takes_objects_names_paths_and_references(tiny, saved):
 def test_a_reference_goes_before_the_argument(tiny):
     models.central_model(tiny)
     assert models.central_model("toy", reference=tiny.reference).hash == tiny.hash
+
+
+def test_what_was_loaded_is_found_by_what_refers_to_it(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("c2lst.models._registry._SEEN", {})
+    tiny.save_pretrained(tmp_path / "central")
+    reference = {"name": "gone", "hash": tiny.hash}
+    with pytest.raises(KeyError, match="load it with c2lst.models.CentralModel.from_pretrained in this session first"):
+        models.central_model(reference=reference)
+    CentralModel.from_pretrained(tmp_path / "central")
+    assert models.central_model(reference=reference).hash == tiny.hash

@@ -53,3 +53,19 @@ def test_one_panel_goes_into_the_axes_given(synthetic, name):
 
     _, ax = plt.subplots()
     assert getattr(c2l.pl, name)(synthetic, ax=ax) is ax
+
+
+def test_a_given_figure_holds_all_of_its_axes(synthetic):
+    import matplotlib.pyplot as plt
+
+    fig = plt.figure(figsize=(10, 4))
+    c2l.pl.embedding_overlap(synthetic, fig=fig)
+    fig.canvas.draw()
+    for ax in fig.axes:
+        box = ax.get_tightbbox().transformed(fig.transFigure.inverted())
+        assert box.x0 > -0.01 and box.y0 > -0.01 and box.x1 < 1.01 and box.y1 < 1.01
+    own = plt.figure(layout="tight")
+    engine = own.get_layout_engine()
+    c2l.pl.embedding_overlap(synthetic, fig=own)
+    assert own.get_layout_engine() is engine
+    plt.close("all")

@@ -513,3 +513,45 @@ def test_real_section(her2st_dir):
     x, y = table.obsm["spatial"][50]
     image = np.asarray(sdata["image"]["scale0"]["image"])[:, int(y) - 90 : int(y) + 90, int(x) - 90 : int(x) + 90]
     assert np.abs(image.mean((1, 2)) - table.obsm["patches"][50].mean((0, 1))).max() < 3
+
+
+def test_each_key_has_its_own_valid_spots(toy, copied):
+    import c2lst as c2l
+
+    def shifted():
+        sdata = c2l.datasets.toy_tissue(40)
+        (shapes,) = sdata.shapes
+        sdata[shapes]["geometry"] = sdata[shapes].geometry.translate(-130, -130)
+        return sdata
+
+    for keys in (("wide", "patches"), ("patches", "wide")):
+        sdata = shifted()
+        for key in keys:
+            pp.extract_patches(sdata, mpp={"wide": 8.0, "patches": 2.0}[key], patch_px=64, key_added=key)
+        pp.select_genes(sdata, n_top=5)
+        seen = {k: c2l.tl.fit_predictor(sdata, encoder="rgb", patch_key=k).card["n_spots"] for k in keys}
+        assert seen == {"wide": 39, "patches": 40}
+
+
+def test_a_field_of_view_larger_than_the_image_is_called_that():
+    import c2lst as c2l
+
+    with pytest.raises(ValueError, match="field of view of 1280 um .* lower mpp= or patch_px="):
+        pp.extract_patches(c2l.datasets.toy_tissue(20), mpp=20.0)
+
+
+def test_what_an_earlier_call_was_told_is_doubted_aloud(caplog):
+    import c2lst as c2l
+
+    sdata = c2l.datasets.toy_tissue(40)
+    sdata["table"].uns["c2lst"].pop("source_mpp")
+    sdata.attrs.pop("c2lst_source_mpp")
+    pp.extract_patches(sdata, mpp=2.0, source_mpp=0.5)
+    assert "earlier call" not in caplog.text
+    pp.extract_patches(sdata, mpp=2.0)
+    assert "0.5000 um per pixel, as an earlier call was told" in caplog.text
+    assert "pass source_mpp=1.0000" in caplog.text
+    caplog.clear()
+    pp.extract_patches(sdata, mpp=2.0, source_mpp=1.0)
+    pp.extract_patches(sdata, mpp=2.0)
+    assert "earlier call" not in caplog.text

@@ -169,3 +169,38 @@ def test_only_what_is_announced_changes(genes, fingerprint):
     assert fingerprint(table) == before
     after = fingerprint(got)
     assert {k for k in after if after[k] != before.get(k)} == {"obs/c2lst_split", "uns/c2lst"}
+
+
+@pytest.mark.parametrize("library_key", [None, "slide"])
+def test_without_the_image_the_gap_is_as_wide(library_key):
+    """Places in pixels of full resolution, patches cut from an image of a quarter of it: a table alone must know."""
+    import dask.array as da
+    from spatialdata import SpatialData
+    from spatialdata.models import Image2DModel
+    from spatialdata.transformations import Scale
+
+    import c2lst as c2l
+
+    whole = c2l.datasets.toy_tissue(120)
+    (name,) = whole.images
+    pixels = np.asarray(next(iter(whole[name]["scale0"].values())))
+    h, w = (n // 4 * 4 for n in pixels.shape[1:])
+    small = pixels[:, :h, :w].reshape(3, h // 4, 4, w // 4, 4).mean(axis=(2, 4)).astype(np.uint8)
+    image = Image2DModel.parse(
+        da.from_array(small), dims=("c", "y", "x"), transformations={"global": Scale([4, 4], axes=("x", "y"))}
+    )
+    (shapes,) = whole.shapes
+    table = whole["table"]
+    table.uns.pop("c2lst")
+    sdata = SpatialData(images={name: image}, shapes={shapes: whole[shapes]}, tables={"table": table})
+    pp.extract_patches(sdata, mpp=4.0, patch_px=64)
+    assert sdata["table"].uns["c2lst"]["patches"]["patches"]["source_mpp"] == pytest.approx(4, rel=0.01)
+    alone = sdata["table"].copy()
+    alone.uns.pop("spatialdata_attrs")
+    alone.obs["slide"] = "a"
+    pp.split(sdata, test_size=0.1)
+    pp.split(alone, test_size=0.1, library_key=library_key)
+    um = alone.obsm["spatial"] * alone.uns["c2lst"]["spatial_mpp"]
+    for part in (sdata["table"].obs["c2lst_split"].to_numpy(), alone.obs["c2lst_split"].to_numpy()):
+        apart = np.abs(um[part == "train"][:, None] - um[part == "test"][None]).max(-1)
+        assert apart.min() >= 4.0 * 64

@@ -195,3 +195,14 @@ def test_real_tissue_on_lilac(her2st_dir, section, low, high):
     assert tissue.mask[spots[:, 1], spots[:, 0]].mean() > 0.95  # spots were placed on tissue by eye
     assert tissue.mask[-30:].mean() == tissue.mask[:, -30:].mean() == 0  # where there is glass
     assert low < len(pp.tissue_patches(sdata, **how)) < high
+
+
+def test_a_table_of_labels_is_no_hindrance():
+    import c2lst as c2l
+
+    sdata = c2l.datasets.toy_tissue(20)
+    table = sdata["table"]
+    region = table.uns["spatialdata_attrs"]["region_key"]
+    table.obs[region] = pd.Categorical(["cells"] * table.n_obs)
+    table.uns["spatialdata_attrs"]["region"] = "cells"
+    assert pp.tissue_patches(sdata, 3, mpp=2.0, source_mpp=1.0).shape == (3, 64, 64, 3)

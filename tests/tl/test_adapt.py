@@ -206,3 +206,12 @@ def test_bad_input_is_refused_before_anything_changes(two, snapshot, changed):
     other.var["c2lst_genes"] = ~other.var["c2lst_genes"]
     with pytest.raises(ValueError, match="different panels"):
         c2l.tl.adapt([table, other], "toy")
+
+
+@pytest.mark.parametrize("validation", [-0.9, 1.5, 1.0])
+def test_a_share_that_is_none_is_refused_before_anything_is_trained(two, validation):
+    with pytest.raises(ValueError, match="validation"):
+        c2l.tl.adapt(two, "toy", **{**QUICK, "validation": validation})
+    with pytest.raises(ValueError, match="gene_dropout"):
+        c2l.tl.adapt(two, "toy", gene_dropout=1.5, **QUICK)
+    assert all("central" not in t.uns["c2lst"] for t in two)

@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA
 
 import c2lst as c2l
 from c2lst._expression import expression, library_size
+from c2lst._patches import get_patches
 from c2lst._random import derive
 
 QUICK = {"sampler_steps": 2, "progress": False}
@@ -207,3 +208,22 @@ def test_profiles_are_kept_to_their_main_components(table, local):
     np.testing.assert_allclose(whole.X, plain.X, atol=1e-4)
     with pytest.raises(ValueError, match="n_components"):
         c2l.tl.augment(table, local, n_components=0)
+
+
+def test_a_store_is_found_after_a_change_of_directory(toy, local, tmp_path, monkeypatch, copied):
+    monkeypatch.chdir(tmp_path)
+    made = c2l.tl.augment(copied(toy), local, n_obs=4, sampler_steps=1, store="synth.zarr", progress=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert get_patches(made)[:].shape == (4, 64, 64, 3)
+
+
+def test_places_in_a_list_are_no_names(two, local, caplog):
+    c2l.tl.augment(two, local, n_obs=2, sampler_steps=1, progress=False)
+    assert "Nothing names the sections" not in caplog.text
+    for table in two:
+        table.uns.pop("c2lst_section")
+        table.uns.pop("spatialdata_attrs", None)
+    made = c2l.tl.augment(two, local, n_obs=2, sampler_steps=1, progress=False)
+    assert "Nothing names the sections" in caplog.text
+    assert set(made.obs["c2lst_section"]) <= {"section0", "section1"}

@@ -76,3 +76,12 @@ def test_bad_input(stained, coloured):
         c2l.tl.composition(coloured(9, name="toy0"), synth)
     with pytest.raises(KeyError, match="c2lst_parent"):
         c2l.tl.composition(table, table)
+
+
+def test_parents_of_a_concatenated_table_are_found(stained):
+    table, synth = stained
+    c2l.tl.composition(table, synth)
+    alone = synth.uns["composition"]["parent"]["haematoxylin_area"]
+    table.obs["slide"] = table.uns["c2lst_section"]
+    c2l.tl.composition(table, synth, library_key="slide")
+    np.testing.assert_array_equal(synth.uns["composition"]["parent"]["haematoxylin_area"], alone)

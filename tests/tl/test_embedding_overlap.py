@@ -76,3 +76,16 @@ def test_bad_input(pair):
         c2l.tl.embedding_overlap(real, real, encoder="rgb")
     with pytest.raises(TypeError, match="not list"):
         c2l.tl.embedding_overlap(real, [synth], encoder="rgb")
+
+
+def test_the_number_of_threads_stays(pair):
+    import torch
+
+    real, synth = pair
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        c2l.tl.embedding_overlap(real, synth, encoder="rgb")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

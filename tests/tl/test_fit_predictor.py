@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import Ridge
 
@@ -209,3 +212,59 @@ def test_bad_input(sections, as_synthetic):
         c2l.tl.fit_predictor(sections, **RGB)
     with pytest.raises(ValueError, match="central model 'toy' takes 64 px"):
         c2l.tl.fit_predictor(sections[0], central="toy")
+
+
+def test_children_of_spots_set_aside_are_refused(sections, as_synthetic):
+    for table in sections:
+        table.obs["mine"] = np.arange(36) < 24
+    children = as_synthetic(sections[0].copy())
+    with pytest.raises(ValueError, match=r"12 of 36 synthetic spots are children of spots outside subset='mine'"):
+        c2l.tl.fit_predictor(sections, synthetic=children, subset="mine", **RGB)
+    fitted = c2l.tl.fit_predictor(sections, synthetic=children[:24].copy(), subset="mine", **RGB)
+    assert fitted.card["n_synthetic"] == 24
+    # a whole section may be set aside, and children of sections that are not given are nobody's
+    sections[0].obs["mine"] = False
+    with pytest.raises(ValueError, match="36 of 36"):
+        c2l.tl.fit_predictor(sections, synthetic=children, subset="mine", **RGB)
+    assert c2l.tl.fit_predictor(sections[1:], synthetic=children, subset="mine", **RGB).card["n_synthetic"] == 36
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda: pd.Categorical(["False"] * 12 + ["True"] * 24),
+        lambda: np.array([False] * 12 + [True] * 24, dtype=object),
+        lambda: pd.array([False] * 12 + [True] * 24, dtype="boolean"),
+    ],
+)
+def test_spots_that_are_not_valid_in_any_spelling(coloured, values):
+    table = coloured(36)
+    table.obs["c2lst_valid"] = values()
+    assert c2l.tl.fit_predictor(table, **RGB).card["n_spots"] == 24
+
+
+@pytest.mark.parametrize("gap", [np.nan, None, pd.NA])
+def test_validity_that_is_missing_is_refused(coloured, gap):
+    table = coloured(36)
+    table.obs["c2lst_valid"] = np.array([gap] * 12 + [True] * 24, dtype=object)
+    with pytest.raises(ValueError, match=r"obs\['c2lst_valid'\] must say True or False"):
+        c2l.tl.fit_predictor(table, **RGB)
+
+
+def test_a_central_model_that_the_data_overrule_is_named(toy, copied, caplog):
+    sdata, other = copied(toy), copied(toy)
+    toy_model = c2l.models.CentralModel.from_pretrained("toy")
+    double = dataclasses.replace(toy_model, name="double", mpp=2.01)
+    sdata["table"].uns.setdefault("c2lst", {})["central"] = toy_model.reference
+    c2l.tl.fit_predictor(sdata, encoder="central", central=toy_model, progress=False)
+    assert "is used instead" not in caplog.text
+    assert double.hash != toy_model.hash
+    fitted = c2l.tl.fit_predictor(sdata, encoder="central", central=double, progress=False)
+    assert fitted.central.name == "toy" and "is used instead of central='double'" in caplog.text
+    # two sections that refer to two models: the argument says which
+    c2l.models.central_model(double)
+    other["table"].uns.setdefault("c2lst", {})["central"] = double.reference
+    both = {"a": sdata, "b": other}
+    with pytest.raises(ValueError, match="pass central= one of them"):
+        c2l.tl.fit_predictor(both, encoder="central", progress=False)
+    assert c2l.tl.fit_predictor(both, encoder="central", central=double, progress=False).central.name == "double"

@@ -334,3 +334,29 @@ def test_patches_under_another_key():
         patch_key="small",
     )  # fmt: skip
     assert len(df) == 1 and np.isfinite(df["pcc"]).all()
+
+
+def test_unnamed_sections_are_called_that(sections):
+    train, test = sections
+    for table in [*train, *test]:
+        table.uns.pop("c2lst_section")
+    with pytest.raises(ValueError, match=r"Nothing names the sections.*Pass \{name: section\} dicts"):
+        c2l.tl.learning_curve(train, test, arms=("real",), **FAST)
+    named = c2l.tl.learning_curve(
+        {"a": train[0], "b": train[1]}, {"t": test[0]}, arms=("real",), fractions=(0.5, 1.0), seeds=[0], **FAST
+    )
+    assert set(named["section"]) == {"t"}
+
+
+def test_its_own_pool_is_of_the_table_and_the_image_of_the_patches(caplog):
+    made = c2l.datasets.toy_tissue(40, sections=3)
+    for sdata in made:
+        sdata.tables["counts"] = sdata.tables.pop("table")
+    c2l.pp.extract_patches(made, mpp=2.0, patch_px=64, table_key="counts")
+    df = c2l.tl.learning_curve(
+        made[:2], made[2:], central="toy", arms=("real", "mixup", "pseudo"), fractions=(0.5, 1.0), seeds=[0],
+        predictors=("ridge",), encoder="rgb", n_top=10, n_synthetic=150, table_key="counts", progress=False,
+    )  # fmt: skip
+    n = df[df["fraction"] == 0.5].set_index("arm")["n_synthetic"]
+    assert n["mixup"] == 150 and 0 < n["pseudo"] < 150
+    assert f"The pool has {n['pseudo']} patches; pseudo labels no more, other arms get 150" in caplog.text

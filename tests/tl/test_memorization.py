@@ -54,3 +54,19 @@ def test_subset_is_what_was_trained_on(parts, as_synthetic):
     assert unseen.uns["memorization"]["pixel_share"] < 0.2
     with pytest.raises(ValueError, match="too few for memorization"):
         c2l.tl.memorization(train[:2].copy(), unseen, encoder="rgb")
+
+
+def test_what_was_trained_on_is_not_held_out(parts, as_synthetic):
+    train, holdout, _ = parts
+    copies = as_synthetic(train[:30].copy())
+    with pytest.raises(ValueError, match="nothing was held out"):
+        c2l.tl.memorization(train, copies, holdout=train, encoder="rgb")
+    # one table, of which a part was sampled: the natural call
+    import anndata as ad
+
+    whole = ad.concat([train, holdout], merge="same", uns_merge="same")
+    whole.obs["sampled"] = np.arange(160) < 80
+    c2l.tl.memorization(whole, copies, holdout=whole, subset="sampled", encoder="rgb")
+    mixed = copies.uns["memorization"]
+    c2l.tl.memorization(train, copies, holdout=holdout, encoder="rgb")
+    assert mixed["share"] == 1 and mixed["threshold"] == copies.uns["memorization"]["threshold"]

@@ -479,3 +479,14 @@ def test_networks_by_default_and_as_asked(patches):
     )
     assert type(asked.tokenizer).__name__ == "AutoencoderKL"
     assert type(asked.denoiser).__name__ == "PixArtTransformer2DModel"
+
+
+def test_a_finished_model_is_not_replaced_by_another(patches, tmp_path):
+    import shutil
+
+    first = c2l.tl.pretrain(patches, out=tmp_path / "central", **TINY)
+    c2l.tl.pretrain(patches, out=tmp_path / "central", **TINY)  # the same again, from its checkpoints
+    shutil.rmtree(tmp_path / "central" / "checkpoints")
+    with pytest.raises(ValueError, match="holds a finished model, whose checkpoints are gone"):
+        c2l.tl.pretrain(patches[::-1], out=tmp_path / "central", **TINY)
+    assert c2l.models.CentralModel.from_pretrained(tmp_path / "central" / "model").hash == first.hash

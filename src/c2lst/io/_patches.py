@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,7 +46,7 @@ def write_patches(
     meta
         Whatever else is worth keeping beside `mpp` and `patch_px` (JSON-able).
     overwrite
-        Replace what is at `path` if it is a patch store.
+        Replace what is at `path` if it is a patch store; it stays as it is until the new one is whole.
     resume
         Go on with a half-written store: the rows that are written already are taken from `patches` and dropped.
 
@@ -65,19 +68,35 @@ def write_patches(
     names = None if obs_names is None else [str(name) for name in obs_names]
     if names is not None and len(set(names)) < len(names):
         raise ValueError("obs_names holds a name twice; the rows of a store are found by name.")
-    path = Path(path)
-    if path.exists():
-        _clear_or_refuse(path, overwrite=overwrite, resume=resume)
+    path = Path(path).resolve()
+    there = path.exists()
+    if there:
+        _refuse(path, overwrite=overwrite, resume=resume)
     if hasattr(patches, "ndim"):
         whole = check_patches(patches)
         if names is not None and len(names) != len(whole):
             raise ValueError(f"{len(names)} obs_names for {len(whole)} patches.")
         patches = (whole[start : start + 256] for start in range(0, len(whole), 256))
+    whole_meta = {"mpp": float(mpp), **(meta or {})}
+    if not (there and overwrite):
+        _write(path, patches, names, whole_meta)
+        return
+    # beside the old store, which may be where the patches come from, and goes only once the new one is whole
+    made = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        _write(made / "store", patches, names, whole_meta)
+        os.replace(path, made / "old")
+        os.replace(made / "store", path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _write(path: Path, batches: Iterable[NDArray[np.uint8]], names: list[str] | None, meta: dict[str, Any]) -> None:
     writer, seen = None, 0
-    for batch in patches:
+    for batch in batches:
         batch = check_patches(batch, "a batch of patches")
         if writer is None:
-            writer = PatchWriter(path, names, batch.shape[1:], {"mpp": float(mpp), **(meta or {})})
+            writer = PatchWriter(path, names, batch.shape[1:], meta)
         skip = min(max(writer.done - seen, 0), len(batch))
         seen += len(batch)
         writer.append(batch[skip:])
@@ -86,9 +105,8 @@ def write_patches(
     writer.close()
 
 
-def _clear_or_refuse(path: Path, *, overwrite: bool, resume: bool) -> None:
-    import shutil
-
+def _refuse(path: Path, *, overwrite: bool, resume: bool) -> None:
+    """Raise where what is at `path` is no patch store, or may neither be replaced nor gone on with."""
     import zarr
 
     try:
@@ -97,9 +115,7 @@ def _clear_or_refuse(path: Path, *, overwrite: bool, resume: bool) -> None:
         ours = False
     if not ours:
         raise ValueError(f"{str(path)!r} exists and is not a patch store; give another path.")
-    if overwrite:
-        shutil.rmtree(path)
-    elif not resume:
+    if not overwrite and not resume:
         raise ValueError(f"{str(path)!r} exists; pass overwrite=True, or resume=True to go on with a half-written one.")
 
 

@@ -219,16 +219,16 @@ class CentralModel:
             The Hub cannot be reached and the model was not fetched before.
         """
         from ._pipeline import load_directory
-        from ._registry import registered
+        from ._registry import registered, remember
 
         key = str(name_or_path)
         asked = {"mpp": mpp, "patch_px": patch_px, "vae": vae, "condition": condition}
         found = registered(key, revision=revision, **asked)
         if found is not None:
-            return found
+            return remember(found)
         if revision is not None:
             raise ValueError(f"revision={revision!r} is for models of the Hub; {key} is a directory.")
-        return load_directory(Path(key), name=key, **asked)
+        return remember(load_directory(Path(key), name=key, **asked))
 
     def __repr__(self) -> str:
         data = self.card.get("data", "not said")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from c2lst._logging import logger
 
 from ._central import CentralModel, draw, html_table
 from ._files import (
+    built,
     check_directory,
+    check_kept_panel,
     load_strictly,
     new_directory,
     read_json,
@@ -176,36 +179,48 @@ class LocalModel:
         KeyError
             The referenced central model is not found.
         """
+        import torch
+
         from c2lst.nn import GENE_ENCODERS, MODULATIONS
 
         path = check_directory(path, *FILES)
-        spec = read_json(path / FILES[0], "format", "central", "genes", "gene_encoder", "modulation", "card")
+        spec = read_json(
+            path / FILES[0], "format", "central", "genes", "gene_encoder", "modulation", "card", exact=True
+        )
         if spec["format"] != "c2lst.LocalModel/1":
             raise ValueError(f"{path} has format {spec['format']!r}; this version reads 'c2lst.LocalModel/1'.")
+        check_kept_panel(path, spec)
         tensors = read_tensors(path / FILES[1])
-        model = referenced(spec["central"], central, path)
-        made = []
-        for role, table in (("gene_encoder", GENE_ENCODERS), ("modulation", MODULATIONS)):
-            config = dict(spec[role])
-            kind = config.pop("kind", None)
-            if kind not in table:
-                raise ValueError(f"{path} names the {role} {kind!r}; known are {listing(table)}.")
-            try:
-                made.append(table[kind](**config))
-            except TypeError as error:
-                raise ValueError(f"{path}: the {role} {kind!r} does not take these settings: {error}.") from error
-        encoder, modulation = made
-        _check_fit(path, spec["genes"], model, encoder, modulation)
-        out = cls(
-            model, encoder, modulation, spec["genes"], modulation_kind=spec["modulation"]["kind"], card=spec["card"]
-        )
         known = {"modulation", "gene_encoder"}
         stray = sorted({k.split(".")[0] for k in tensors} - known)
         if stray:
             raise ValueError(f"{path / FILES[1]} has unknown parts {listing(stray)}; known are {listing(known)}.")
-        for role, module in (("gene_encoder", encoder), ("modulation", modulation)):
-            own = {k.removeprefix(f"{role}."): v for k, v in tensors.items() if k.startswith(f"{role}.")}
-            load_strictly(module, own, path / FILES[1])
+        model = referenced(spec["central"], central, path)
+        makers, probes = {}, []
+        for role, table in (("gene_encoder", GENE_ENCODERS), ("modulation", MODULATIONS)):
+            config = dict(spec[role]) if isinstance(spec[role], dict) else {}
+            kind = config.pop("kind", None)
+            if kind not in table:
+                raise ValueError(f"{path} names the {role} {kind!r}; known are {listing(table)}.")
+            makers[role] = partial(table[kind], **config)
+            try:
+                with torch.device("meta"):  # no memory yet for what a file asks for
+                    probes.append(makers[role]())
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ValueError(f"{path}: the {role} {kind!r} does not take these settings: {error}.") from error
+        _check_fit(path, spec["genes"], model, *probes)
+        own = {
+            role: {k.removeprefix(f"{role}."): v for k, v in tensors.items() if k.startswith(f"{role}.")}
+            for role in makers
+        }
+        encoder = built(makers["gene_encoder"], own["gene_encoder"], path / FILES[1])
+        with torch.random.fork_rng(devices=[]):  # what is drawn at random is overwritten
+            out = cls(
+                model, encoder, makers["modulation"](), spec["genes"], modulation_kind=spec["modulation"]["kind"],
+                card=spec["card"],
+            )  # fmt: skip
+        # some modulations have their weights only when they are bound
+        load_strictly(out.modulation, own["modulation"], path / FILES[1])
         return out
 
     save, load = save_pretrained, from_pretrained

@@ -10,7 +10,7 @@ from c2lst._checks import listing
 
 from ._adopt import CONDITION, OLD_TRANSFORMER, PIXCELL, adopt_config, adopt_tensors
 from ._central import CARD, CentralModel, shrinks
-from ._files import check_directory, load_strictly, read_json, read_weights
+from ._files import check_directory, check_kept_scale, is_plain, load_strictly, read_json, read_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,6 +65,7 @@ def load_directory(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if card:
+        check_kept_scale(path / CARD, card)
         _check_scale(path, card, mpp, patch_px)
         mpp, patch_px = card["mpp"], card["patch_px"]
     if mpp is None:
@@ -105,7 +106,7 @@ def _entry(path: Path, index: dict[str, Any], role: str, names: tuple[str, ...])
             f"{path} must name one {role} among {listing(names)} in model_index.json; it names {classes}.{why}"
         )
     folder, kind = found[0]
-    if Path(folder).name != folder:
+    if not is_plain(folder):
         raise ValueError(f"{path}/model_index.json names the folder {folder!r}, which is no plain name.")
     return path / folder, kind
 
@@ -122,6 +123,7 @@ def _module(path: Path, index: dict[str, Any], role: str, names: tuple[str, ...]
 def _built(folder: Path, config: dict[str, Any]) -> nn.Module:
     """Make the module of a config and load its weights, every key and shape."""
     import diffusers
+    import torch
 
     kind, settings = adopt_config(config, folder)
     tensors = adopt_tensors(read_weights(folder), config, folder)
@@ -130,7 +132,8 @@ def _built(folder: Path, config: dict[str, Any]) -> nn.Module:
     extra = {k: settings[k] for k in ("latents_mean", "latents_std") if k in settings}
     extra = {k: v for k, v in extra.items() if k not in inspect.signature(cls).parameters}
     try:
-        module = cls.from_config({k: v for k, v in settings.items() if k not in extra})
+        with torch.random.fork_rng(devices=[]):  # what is drawn at random is overwritten
+            module = cls.from_config({k: v for k, v in settings.items() if k not in extra})
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(f"{folder / 'config.json'} makes no {kind}: {error}") from error
     if extra:

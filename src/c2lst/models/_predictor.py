@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from c2lst._checks import listing
 from ._central import CentralModel, html_table
 from ._encoders import embed_patches, get_encoder
 from ._files import (
+    built,
     check_directory,
-    load_strictly,
+    check_kept_panel,
+    check_kept_scale,
     new_directory,
     read_json,
     read_tensors,
@@ -138,35 +141,52 @@ class Predictor:
         return Path(path)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, central: CentralModel | str | None = None) -> Predictor:
-        """Load a directory. Raises `ValueError` for broken files, `KeyError` where the central model is not found."""
+    def from_pretrained(
+        cls, path: str | Path, *, central: CentralModel | str | None = None, encoder: str | None = None
+    ) -> Predictor:
+        """Load a directory.
+
+        Parameters
+        ----------
+        central
+            The central model that was used, where it is not found by its name.
+        encoder
+            The encoder that was used; needed for one of timm (`"timm:<name>"`), whose weights timm fetches from a hub: a
+            file fetches nothing that its user has not named.
+
+        Raises
+        ------
+        ValueError
+            Files are broken, a key or shape does not fit, or `central` or `encoder` is another one.
+        KeyError
+            The central model or the encoder is not found.
+        """
         from c2lst.nn import PatchCNN
 
         path = check_directory(path, *FILES)
-        spec = read_json(
-            path / FILES[0], "format", "kind", "genes", "encoder", "central", "network", "mpp", "patch_px", "card"
-        )
+        keys = ("format", "kind", "genes", "encoder", "central", "network", "mpp", "patch_px", "card")
+        spec = read_json(path / FILES[0], *keys, exact=True)
         if spec["format"] != "c2lst.Predictor/1" or spec["kind"] not in KINDS:
             raise ValueError(
                 f"{path} has format {spec['format']!r} and kind {spec['kind']!r}; this version reads "
                 f"'c2lst.Predictor/1' of {listing(KINDS)}."
             )
-        get_encoder(spec["encoder"])
-        model = None if spec["central"] is None else referenced(spec["central"], central, path)
+        check_kept_panel(path, spec)
+        check_kept_scale(path, spec)
         tensors = read_tensors(path / FILES[1])
         arrays = {k.removeprefix("arrays."): v.numpy() for k, v in tensors.items() if k.startswith("arrays.")}
         stray = sorted(k for k in tensors if not k.startswith(("arrays.", "network.")))
         if stray or (spec["network"] is None and len(arrays) < len(tensors)):
             raise ValueError(f"{path / FILES[1]} has unknown tensors {listing(stray or sorted(tensors))}.")
         _check_arrays(spec, arrays, path)
+        model = _kept_encoder(path, spec, central, encoder)
         network = None
         if spec["network"] is not None:
-            try:
-                network = PatchCNN(**spec["network"])
-            except TypeError as error:
-                raise ValueError(f"{path}: the network does not take these settings: {error}.") from error
             own = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-            load_strictly(network, own, path / FILES[1])
+            try:
+                network = built(partial(PatchCNN, **spec["network"]), own, path / FILES[1])
+            except (TypeError, RuntimeError) as error:
+                raise ValueError(f"{path}: the network does not take these settings: {error}.") from error
             network.eval()
         return cls(
             spec["kind"],
@@ -203,5 +223,40 @@ def _check_arrays(spec: dict[str, Any], arrays: dict[str, NDArray], path: Path) 
     if len(set(spec["genes"])) != len(spec["genes"]):
         raise ValueError(f"{path} names a gene twice.")
     last = arrays["gene_mean" if spec["kind"] == "cnn" else "intercept"]
-    if last.shape != (len(spec["genes"]),):
-        raise ValueError(f"{path} names {len(spec['genes'])} genes but predicts {last.shape[0]}.")
+    n = len(spec["genes"])
+    if last.shape != (n,):
+        raise ValueError(f"{path} names {n} genes but predicts {last.size}.")
+    dim, kept = (*arrays["trust_basis"].shape, 0, 0)[:2]
+    shapes = {
+        "trust_mean": (dim,),
+        "trust_inverse": (dim,),
+        "trust_basis": (dim, kept),
+        "trust_sd": (kept,),
+        "trust_limit": (2,),
+    }
+    if spec["kind"] == "cnn":
+        shapes |= {"gene_scale": (n,)}
+    else:
+        components = (*arrays["rotation"].shape, 0, 0)[1]
+        shapes |= {"mean": (dim,), "rotation": (dim, components), "coef": (components, n)}
+    wrong = [f"{k} {arrays[k].shape} instead of {v}" for k, v in shapes.items() if arrays[k].shape != v]
+    if wrong:
+        raise ValueError(f"{path} has arrays that do not fit each other: {listing(wrong)}.")
+
+
+def _kept_encoder(path: Path, spec: dict[str, Any], central: Any, encoder: str | None) -> CentralModel | None:
+    """Return the central model that a saved predictor needs; raise where its encoder is not what it may be."""
+    name = spec["encoder"]
+    if not isinstance(name, str) or (spec["kind"] == "cnn" and name != "rgb"):
+        raise ValueError(f"{path} names the encoder {name!r}, which a predictor {spec['kind']!r} does not have.")
+    if encoder not in (None, name):
+        raise ValueError(f"{path} was fitted with the encoder {name!r}, not with {encoder!r}.")
+    if encoder is None and name.startswith("timm:"):
+        raise ValueError(
+            f"{path} uses the encoder {name!r}, whose weights timm may fetch from a hub. Pass encoder={name!r} if that is "
+            "what you want."
+        )
+    needed = get_encoder(name).needs_central
+    if needed != (spec["central"] is not None):
+        raise ValueError(f"{path}: the encoder {name!r} with central={spec['central']!r} cannot be.")
+    return referenced(spec["central"], central, path) if needed else None

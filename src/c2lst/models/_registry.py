@@ -305,6 +305,9 @@ def _without_fetching(name: str) -> CentralModel:
 
 def referenced(reference: dict[str, Any], central: Any, path: Path) -> CentralModel:
     """Return the central model a saved object refers to; `central`, where given, must be that very model."""
+    known = isinstance(reference, dict) and all(isinstance(reference.get(k), str) for k in ("name", "hash"))
+    if not known:
+        raise ValueError(f"{path} must refer to a central model by name and hash, not by {reference!r}.")
     if central is None:
         return central_model(reference=reference)
     model = central_model(central)

@@ -50,6 +50,8 @@ def many_axes(
         import matplotlib.pyplot as plt
 
         fig = plt.figure(figsize=size, layout="constrained")
+    elif hasattr(fig, "set_layout_engine") and fig.get_layout_engine() is None:
+        fig.set_layout_engine("constrained")  # or labels and outer columns fall off the figure
     return fig.subplots(rows, columns, squeeze=False, **kwargs)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from c2lst._checks import check_positive, listing
 from c2lst._docs import doc
 from c2lst._keys import Key
-from c2lst._patches import get_patches
+from c2lst._patches import get_patches, valid_mask
 from c2lst._random import generator
 
 from ._figure import check_table, many_axes, scale_bar, show_patch
@@ -91,7 +91,8 @@ def patches(
                 f"`synthetic` has no child of {listing(lacking)}; its parents are in obs[{Key.obs.PARENT!r}]."
             )
     else:
-        pool = [(s, i) for s, i in at if _valid(tables[s], i) and (child is None or (s, i) in child)]
+        valid = {name: valid_mask(table, key) for name, table in tables.items()}
+        pool = [(s, i) for s, i in at if valid[s][i] and (child is None or (s, i) in child)]
         if not pool:
             raise ValueError(
                 "No spot of `data` can be drawn: none is valid"
@@ -130,10 +131,6 @@ def _draw(ax, patch: NDArray[np.uint8], table: AnnData, key: str, seen: set[tupl
     if mpp is not None and not isinstance(mpp, str) and (patch.shape[0], float(mpp)) not in seen:
         seen.add((patch.shape[0], float(mpp)))
         scale_bar(ax, patch.shape[0], float(mpp))
-
-
-def _valid(table: AnnData, i: int) -> bool:
-    return Key.obs.VALID not in table.obs or bool(table.obs[Key.obs.VALID].iloc[i])
 
 
 def _named(tables: dict[str, AnnData], at: list[tuple[str, int]], names: Sequence[str]) -> list[tuple[str, int]]:

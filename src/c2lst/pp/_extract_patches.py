@@ -10,10 +10,11 @@ from c2lst._docs import doc
 from c2lst._keys import Key
 from c2lst._logging import progress
 from c2lst._notes import notes, record
+from c2lst._patches import valid_mask
 from c2lst._resolve import Section, sections
 
 from ._copying import duplicate
-from ._plan import Plan, make_plan, plan_batches, plan_meta
+from ._plan import Plan, make_plan, plan_batches, plan_meta, spatial_mpp
 from ._windows import PADS, WHITE, cut, reading_order
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def extract_patches(
         Where shapes and image meet; needed where they meet in several that disagree.
     source_mpp
         Microns per pixel of the image at full resolution. `None` takes what is stored on the object
-        (`uns["c2lst"]["source_mpp"]`, `attrs["c2lst_source_mpp"]`, `microns_per_pixel` of Visium HD), then the pitch
-        of the array, see :func:`c2lst.pp.infer_mpp`.
+        (`uns["c2lst"]["source_mpp"]`, `attrs["c2lst_source_mpp"]`, what an earlier call was told, `microns_per_pixel` of
+        Visium HD), then the pitch of the array, see :func:`c2lst.pp.infer_mpp`.
     pad
         What lies beyond the edge of the image: `"reflect"`, `"edge"`, or `"white"` (`"constant"`).
     max_ram_gb
@@ -79,10 +80,13 @@ def extract_patches(
         uint8 `(n_obs, H, W, 3)`, unless `store` is given.
     `obs["c2lst_valid"]`
         False where a row has no shape or position, or more than half of its field of view is outside the image; its
-        patch is white.
+        patch is white. This is of the last call; where a table has patches under several keys, the tools read
+        `obs["c2lst_valid_<key>"]`.
     `uns["c2lst"]["patches"][key_added]`
         `mpp`, `source_mpp`, `patch_px`, `field_um`, `image_key`, `coordinate_system`, `level`, `store`; a list where
         the regions of one table differ.
+    `uns["c2lst"]["spatial_mpp"]`
+        um per unit of `obsm["spatial"]`, where that has one scale; it may be in pixels of another resolution than the image.
 
     Raises
     ------
@@ -111,7 +115,8 @@ def extract_patches(
     if without:
         raise TypeError(
             f"Section {listing(without)} is an AnnData, which has no image to cut from; pass the SpatialData "
-            "(`spatialdata_io` reads one), or write obsm['patches'] yourself."
+            f"(`spatialdata_io` reads one), or write obsm[{key_added!r}] and uns['c2lst'] = {{'patches': {{{key_added!r}: "
+            "{'mpp': ..., 'patch_px': ...}}} yourself."
         )
     plans = [make_plan(s, mpp, int(patch_px), image_key, coordinate_system, source_mpp) for s in found]
     paths = [None if store is None else _store_path(store, s, len(found)) for s in found]
@@ -203,7 +208,15 @@ def _write(
         table.obsm[key] = patches
     elif key in table.obsm:
         del table.obsm[key]  # the store holds them now; two answers to one question would be one too many
-    section.write_obs(Key.obs.VALID, valid)
     here = notes(table)
+    # what other patches say of the spots stays theirs
+    for other in set(here.get("patches", {})) - {key}:
+        if f"{Key.obs.VALID}_{other}" not in table.obs:
+            section.write_obs(f"{Key.obs.VALID}_{other}", valid_mask(table, other))
+    section.write_obs(Key.obs.VALID, valid)
+    if key != Key.obsm.PATCHES or f"{Key.obs.VALID}_{key}" in table.obs:
+        section.write_obs(f"{Key.obs.VALID}_{key}", valid)
     here["patches"] = {**here.get("patches", {}), key: plan_meta(plan, path)}
+    here.pop("spatial_mpp", None)
+    here.update(spatial_mpp(plan))
     record(table, "extract_patches", **params, key_added=key, store=path)

@@ -20,6 +20,7 @@ from ._windows import Cutter, cut, reading_order
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from c2lst._resolve import Section
@@ -36,6 +37,9 @@ class Plan:
     corners: NDArray[np.int64]
     image_key: str
     coordinate_system: str
+    spatial_mpp: float | None = (
+        None  # um per unit of obsm["spatial"], where that is proportional to places in the image
+    )
 
 
 def make_plan(
@@ -70,6 +74,12 @@ def make_plan(
         if not inside.any():
             height, width = pyramid[0].shape
             low, high = np.nanmin(xy, axis=0), np.nanmax(xy, axis=0)
+            within = (xy[known] >= 0).all(axis=1) & (xy[known] <= [width, height]).all(axis=1)
+            if within.any():
+                raise ValueError(
+                    f"A field of view of {mpp * patch_px:g} um ({mpp * patch_px / scale:.0f} px) is more than half outside the image "
+                    f"{where.image_key!r} ({width} x {height} px, {scale:g} um/px) at every spot; lower mpp= or patch_px=."
+                )
             raise ValueError(
                 f"No spot of {region!r} lies in the image {where.image_key!r}: spots run over x {low[0]:.0f} to "
                 f"{high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}, the image over {width} x {height} px (through the "
@@ -78,7 +88,8 @@ def make_plan(
             )
         nowhere += int((~known).sum())
         outside += int((known & ~inside).sum())
-        out.append(Plan(cutter, rows[inside], corners[inside], where.image_key, where.coordinate_system))
+        spatial = _spatial_mpp(section.table, rows, xy * scale)
+        out.append(Plan(cutter, rows[inside], corners[inside], where.image_key, where.coordinate_system, spatial))
     logger.info(
         "%s: %d patches of %d px at %g um/px, a field of view of %g um, from level %s of %s (%s um/px).",
         section.name,
@@ -103,6 +114,21 @@ def make_plan(
     return out
 
 
+def _spatial_mpp(table: AnnData, rows: NDArray[np.int64], um: NDArray[np.float64]) -> float | None:
+    """Return um per unit of `obsm["spatial"]`; `None` where it is not the same places but for a shift and a scale."""
+    if Key.obsm.SPATIAL not in table.obsm:
+        return None
+    xy = np.asarray(table.obsm[Key.obsm.SPATIAL], dtype=float)[rows, :2]
+    known = np.isfinite(xy).all(axis=1) & np.isfinite(um).all(axis=1)
+    if known.sum() < 2:
+        return None
+    xy, um = xy[known] - xy[known].mean(axis=0), um[known] - um[known].mean(axis=0)
+    square = float((xy**2).sum())
+    scale = float((xy * um).sum()) / square if square > 0 else 0.0
+    off = np.abs(um - scale * xy).max()
+    return scale if scale > 0 and off <= 0.01 * np.abs(um).max() else None
+
+
 def _one(values: list[Any]) -> Any:
     return values[0] if len(set(values)) == 1 else list(values)
 
@@ -121,6 +147,14 @@ def plan_meta(plan: list[Plan], path: str | None) -> dict[str, Any]:
             "store": path,
         }
     )
+
+
+def spatial_mpp(plan: list[Plan]) -> dict[str, float]:
+    """Return `{"spatial_mpp": um per unit of obsm["spatial"]}`, empty where it has no one scale."""
+    found = [p.spatial_mpp for p in plan]
+    if any(f is None for f in found) or max(found) > 1.001 * min(found):
+        return {}
+    return {"spatial_mpp": float(found[0])}
 
 
 def plan_batches(plan: list[Plan], skip: int, **how: Any) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:

@@ -25,7 +25,8 @@ def positions_um(
 ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Return rows and x, y in um for each region of a section; NaN where a spot has no place.
 
-    With an image, the places are those the patches were cut at; without one, `obsm["spatial"]` in pixels.
+    With an image, the places are those the patches were cut at; without one, `obsm["spatial"]`, times what a unit of it
+    was when the patches were cut: it may be in pixels of another resolution than the image.
     """
     table = section.table
     meta = {}
@@ -62,8 +63,8 @@ def positions_um(
 
 
 def _scale_of(table, xy, at, meta, source_mpp) -> float:
-    stored = (table.uns.get(Key.UNS) or {}).get("source_mpp")
-    for value in (source_mpp, meta.get("source_mpp"), stored):
+    mine = table.uns.get(Key.UNS) or {}
+    for value in (source_mpp, mine.get("spatial_mpp"), meta.get("source_mpp"), mine.get("source_mpp")):
         if value is not None and np.ndim(value) == 0 and not isinstance(value, str | dict):
             check_positive("source_mpp", float(value))
             return float(value)

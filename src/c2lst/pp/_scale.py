@@ -43,22 +43,39 @@ def find_source_mpp(
     if given is not None:
         check_positive("source_mpp", given)
         return float(given)
-    value = _stored(sdata, table, image_key)
+    value, earlier = _stored(sdata, table, image_key)
     if value is None and shape_scale is not None:
         per_pixel = _microns_per_pixel(sdata, table)
         # SpaceRanger means pixels of the full-resolution image, and the shapes are drawn in them
         value = None if per_pixel is None else per_pixel / shape_scale
     if value is None and at is not None and xy is not None:
-        pitch, kind = _lattice.fit_pitch(at, xy)
-        value = _lattice.default_pitch(kind, at, bin_width(region)) / pitch
+        value, kind, pitch = _by_pitch(at, xy, region)
         logger.info("%s: %s array, pitch %.2f px: %.4f um per pixel.", image_key, kind, pitch, value)
+    if earlier and at is not None and xy is not None:
+        try:
+            usual, kind, _ = _by_pitch(at, xy, region)
+        except ValueError:  # no array whose pitch is known
+            usual, kind = value, ""
+        if abs(value / usual - 1) > 0.02:
+            logger.warning(
+                "%s: %.4f um per pixel, as an earlier call was told; by the pitch of the %s array it would be %.4f. If that is "
+                "right, pass source_mpp=%.4f.",
+                image_key, value, kind, usual, usual,
+            )  # fmt: skip
     if value is None:
         raise ValueError(f"Nothing says how many microns a pixel of the image {image_key!r} is; {FIX}.")
     check_positive("the stored source mpp", value)
     return float(value)
 
 
-def _stored(sdata: SpatialData, table: AnnData | None, image_key: str) -> float | None:
+def _by_pitch(at: NDArray[np.float64], xy: NDArray[np.float64], region: str | None) -> tuple[float, str, float]:
+    """Return um per pixel by the pitch of the array, the lattice, and the pitch in pixels."""
+    pitch, kind = _lattice.fit_pitch(at, xy)
+    return _lattice.default_pitch(kind, at, bin_width(region)) / pitch, kind, pitch
+
+
+def _stored(sdata: SpatialData, table: AnnData | None, image_key: str) -> tuple[float | None, bool]:
+    """Return what is stored, and whether only an earlier call's patches say it."""
     mine = (table.uns.get(Key.UNS) or {}) if table is not None else {}
     for where, value in ((f"uns['{Key.UNS}']['source_mpp']", mine.get("source_mpp")), (ATTR, sdata.attrs.get(ATTR))):
         if isinstance(value, dict):
@@ -72,14 +89,14 @@ def _stored(sdata: SpatialData, table: AnnData | None, image_key: str) -> float 
             )
             value = None
         if value is not None and not isinstance(value, str):
-            return float(value)
+            return float(value), False
     # what an earlier call was told about this very image
     earlier = {
         float(p["source_mpp"])
         for p in (mine.get("patches") or {}).values()
         if np.ndim(p.get("source_mpp", [])) == 0 and str(p.get("image_key")) == image_key
     }
-    return earlier.pop() if len(earlier) == 1 else None
+    return (earlier.pop(), True) if len(earlier) == 1 else (None, False)
 
 
 def _microns_per_pixel(sdata: SpatialData, table: AnnData | None) -> float | None:

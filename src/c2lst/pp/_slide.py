@@ -88,7 +88,11 @@ def slides(
         check_system(sdata, coordinate_system)
         if table_key in sdata.tables:
             table = sections(sdata, table_key=table_key)[0].table
-            if table.uns.get("spatialdata_attrs"):
+            attrs = table.uns.get("spatialdata_attrs") or {}
+            annotated = (
+                set(table.obs[attrs["region_key"]].astype(str)) if attrs.get("region_key") in table.obs else set()
+            )
+            if annotated and annotated <= set(sdata.shapes):  # of labels or points there are no places to know
                 spots = regions(table, sdata)
         system, scale, xy, region = coordinate_system, None, None, None
         if spots is not None and len(spots) == 1 and sdata.images:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c2lst._checks import check_choice, check_patches, check_positive
+from c2lst._checks import check_choice, check_fraction, check_patches, check_positive
 from c2lst._docs import doc
 from c2lst._expression import check_genes, counts, expression, library_size
 from c2lst._keys import Key
@@ -103,7 +103,8 @@ def adapt(
         Factor on the odds of a noisy time over a clean one, in training and on held-out spots (Esser et al. 2024); 1 is that of
         pretraining. What kind of tissue a patch becomes is decided while there is much noise, and there the genes count.
     validation
-        Share of the spots that is held out; with fewer than 12 spots none is.
+        Share of the spots, less than 1, that is held out to choose the step and to see whether the model listens; with
+        fewer than 12 spots none is. The gene encoder is fitted on all of them.
     {engine}
     {seed}
     key_added
@@ -153,11 +154,19 @@ def adapt(
     check_positive("batch_size", batch_size, integer=True)
     check_positive("lr", lr)
     check_positive("time_shift", time_shift)
+    check_fraction("gene_dropout", gene_dropout, zero=True)
+    check_fraction("validation", validation, zero=True)
     model = central_model(central)
     seen = spots(
         data, subset=subset, table_key=table_key, patch_key=patch_key, library_key=library_key, at_least=2, what="adapt"
     )
     tables = [s.table for s in seen]
+    n = sum(len(s.rows) for s in seen)
+    n_held = round(validation * n) if n >= 12 else 0
+    if n - n_held < 2:
+        raise ValueError(
+            f"validation={validation:g} holds out {n_held} of {n} spots, which leaves nothing to adapt to."
+        )
     for table in tables:
         check_scale(table, model.mpp, model.patch_px, f"the central model {model.name!r}", patch_key)
     genes = common_panel(tables, genes_key)
@@ -182,9 +191,7 @@ def adapt(
     patches = np.concatenate([s.patches for s in seen])
     latents = turns(model, patches)
     genes_tensor = torch.from_numpy(np.asarray(values, dtype=np.float32))
-    n = len(values)
     order = generator(seed, 23).permutation(n)
-    n_held = round(validation * n) if n >= 12 else 0
     held, used = order[:n_held], order[n_held:]
     few = few_genes = None
     bar = Bar(steps + 8 * told, progress)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,13 +9,12 @@ from c2lst._checks import PRECISIONS, check_choice, check_positive
 from c2lst._docs import doc
 from c2lst._expression import LOG1P, check_genes, counts, expression, library_size
 from c2lst._keys import Key
+from c2lst._logging import logger
 from c2lst._notes import jsonable, notes, record
-from c2lst._patches import made_meta
+from c2lst._patches import made_meta, valid_mask
 from c2lst._random import derive, generator
 from c2lst._resolve import sections
 from c2lst._subset import subset_masks
-
-from ._inputs import valid_mask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,6 +126,8 @@ def augment(
     """
     from anndata import AnnData
 
+    if store is not None:
+        store = os.path.abspath(os.fspath(store))  # to be found after a change of the working directory
     check_choice("strategy", strategy, STRATEGIES)
     check_positive("condition_noise", condition_noise, zero=True)
     if n_components is not None:
@@ -144,6 +146,12 @@ def augment(
         rows = np.flatnonzero(mask & valid_mask(section.table))
         if len(rows):
             found.append((section, rows))
+    if len(here) > 1 and any(s.positional for s in here):
+        logger.warning(
+            "Nothing names the sections: parents are noted by place in the list (%s). Pass a dict {name: section}, or set "
+            "uns[%r] of the tables, so that they are found in another order too.",
+            ", ".join(s.name for s in here if s.positional), Key.SECTION,
+        )  # fmt: skip
     if not found:
         raise ValueError(f"No spot with a valid patch is left (subset={subset!r}).")
     log = np.concatenate([expression(s.table[rows], local.genes, layer) for s, rows in found])

@@ -14,6 +14,7 @@ from c2lst._checks import check_patches, listing
 from c2lst._expression import LOG1P, expression
 from c2lst._keys import Key
 from c2lst._logging import logger
+from c2lst._patches import patch_meta
 from c2lst._random import derive, generator
 from c2lst.models._ridge import ALPHAS
 
@@ -68,6 +69,11 @@ class Bench:
         seen = spots(train, table_key=table_key, patch_key=patch_key, at_least=8, what="learning_curve")
         held = spots(test, table_key=table_key, patch_key=patch_key, at_least=8, what="learning_curve")
         both = {s.section.name for s in seen} & {s.section.name for s in held}
+        if any(s.section.positional and s.section.name in both for s in [*seen, *held]):
+            raise ValueError(
+                f"Nothing names the sections: {listing(sorted(both))} is in train and in test. Pass {{name: section}} dicts, or set "
+                f"uns[{Key.SECTION!r}] of the tables."
+            )
         if both or {id(s.table) for s in seen} & {id(s.table) for s in held}:
             raise ValueError(f"Sections {listing(sorted(both))} are both in train and in test: that is leakage.")
         model = central_model(central) if needs_central or get_encoder(encoder).needs_central else None
@@ -84,8 +90,7 @@ class Bench:
                     f"The sections {listing(bare)} are tables without an image, so their tissue cannot be read; pass "
                     "pool= unpaired patches (c2lst.pp.tissue_patches), or leave out 'ridge-whitened' and 'pseudo'."
                 )
-            slides = {s.section.name: s.section.sdata for s in seen}
-            pool = pp.tissue_patches(slides, None, mpp=mpp, patch_px=patch_px)
+            pool = np.concatenate([_tissue_of(s, mpp, patch_px, table_key, patch_key) for s in seen])
         light = [_light(s, layer, patch_key) for s in seen]
         shared = set.intersection(*(set(s.table.var_names) for s in [*seen, *held]))
         if not shared:
@@ -119,6 +124,20 @@ class Bench:
             None if pool is None else Tissue(pool), None if pool is None else embed_patches(pool, encoder, model), digest.hexdigest()[:16],
             patch_key,
         )  # fmt: skip
+
+
+def _tissue_of(s: Spots, mpp: float, patch_px: int, table_key: str, patch_key: str) -> NDArray[np.uint8]:
+    """Return tissue of the image that the patches of a section were cut from."""
+    from c2lst import pp
+
+    known = patch_meta(s.table, patch_key)
+    image, source, system = (known.get(k) for k in ("image_key", "source_mpp", "coordinate_system"))
+    return pp.tissue_patches(
+        {s.section.name: s.section.sdata}, None, mpp=mpp, patch_px=patch_px, table_key=table_key,
+        image_key=image if isinstance(image, str) else None,
+        coordinate_system=system if isinstance(system, str) else None,
+        source_mpp=float(source) if isinstance(source, int | float) else None,
+    )  # fmt: skip
 
 
 def _light(s: Spots, layer: str | None, patch_key: str) -> AnnData:
@@ -405,6 +424,10 @@ class Draw:
         key = f"pseudo-{kind}" if arm == "pseudo" else arm
         if key not in self.extras:
             rows = generator(self.seed, 90).permutation(len(self.bench.tissue))[: self.n_extra]
+            if len(rows) < self.n_extra:
+                logger.warning(
+                    "The pool has %d patches; %s labels no more, other arms get %d.", len(rows), arm, self.n_extra
+                )
             patches, features = self.bench.tissue.patches[rows], self.bench.pool_features[rows]
             if arm == "pseudo-central":
                 fold = folds(self.groups, self.positions)

@@ -23,6 +23,7 @@ def composition(
     *,
     table_key: str = "table",
     patch_key: str = "patches",
+    library_key: str | None = None,
     threshold: float | None = None,
     key_added: str = "composition",
 ) -> None:
@@ -40,6 +41,8 @@ def composition(
     {table_key}
     patch_key
         Where the patches are.
+    library_key
+        Column of `obs` that names the sections of a concatenated AnnData.
     threshold
         Haematoxylin density above which a pixel is a nucleus, for parents and synthetic spots alike; `None` takes Otsu's
         threshold of all parents (Otsu 1979): stains differ in strength.
@@ -81,7 +84,7 @@ def composition(
     from c2lst import metrics
 
     synthetic_table(synthetic)
-    seen = spots(real, table_key=table_key, patch_key=patch_key)
+    seen = spots(real, table_key=table_key, patch_key=patch_key, library_key=library_key)
     meta = patch_meta(synthetic)
     for s in seen:
         check_scale(s.table, meta["mpp"], int(meta["patch_px"]), "the comparison", patch_key)

@@ -154,12 +154,17 @@ def joint_umap(x: NDArray, y: NDArray, seed: int) -> tuple[NDArray[np.float32], 
     """Return UMAP coordinates of both in one map (McInnes et al. 2018)."""
     import warnings
 
+    import torch
     from umap import UMAP
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        both = UMAP(
-            n_neighbors=min(15, len(x) + len(y) - 1), random_state=derive(seed, 65), init="pca", n_jobs=1
-        ).fit_transform(np.concatenate([x, y]))
+    threads = torch.get_num_threads()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            both = UMAP(
+                n_neighbors=min(15, len(x) + len(y) - 1), random_state=derive(seed, 65), init="pca", n_jobs=1
+            ).fit_transform(np.concatenate([x, y]))
+    finally:
+        torch.set_num_threads(threads)  # numba under UMAP shares OpenMP with torch, and sets its number of threads
     both = both.astype(np.float32)
     return both[: len(x)], both[len(x) :]

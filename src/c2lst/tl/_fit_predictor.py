@@ -8,7 +8,6 @@ import numpy as np
 from c2lst._checks import check_choice, check_patches, check_positive, listing
 from c2lst._docs import doc
 from c2lst._expression import check_genes, expression
-from c2lst._keys import Key
 from c2lst._patches import get_patches
 from c2lst._random import derive
 
@@ -17,8 +16,10 @@ from ._inputs import (
     check_scale,
     common_panel,
     is_pseudo,
+    parent_keys,
     scale_of,
     section_names,
+    set_aside,
     spots,
     synthetic_table,
 )
@@ -100,7 +101,8 @@ def fit_predictor(
     KeyError
         Patches or panel are missing, or the synthetic spots carry another panel.
     ValueError
-        Scales do not agree, a pool is missing, or there are fewer than 4 spots.
+        Scales do not agree, a pool is missing, there are fewer than 4 spots, or synthetic spots are children of spots outside
+        `subset`.
 
     Examples
     --------
@@ -141,6 +143,7 @@ def fit_predictor(
         if pool is None:
             raise ValueError("kind='ridge-whitened' needs pool=, e.g. c2lst.pp.tissue_patches(sdata, 1000, mpp=...).")
         check_patches(pool, "pool")
+    aside: set[tuple[str, str]] = set()
     for table in added:
         pseudo = is_pseudo(table)
         if not pseudo:
@@ -155,6 +158,14 @@ def fit_predictor(
         if not table.n_obs:
             raise ValueError("A table of synthetic spots is empty; leave it out.")
         check_scale(table, mpp, patch_px, "the predictor")
+        if not pseudo and subset is not None:
+            aside = aside or set_aside(data, subset, table_key, library_key)
+            n_leaked = sum(p in aside for p in parent_keys(table))
+            if n_leaked:
+                raise ValueError(
+                    f"{n_leaked} of {table.n_obs} synthetic spots are children of spots outside subset={subset!r}, whose expression "
+                    f"would be trained on; draw them with `c2lst.tl.augment(data, local, subset={subset!r})`."
+                )
 
     patches = [s.patches for s in seen]
     target = np.concatenate([expression(s.table[s.rows], genes, layer) for s in seen])
@@ -173,8 +184,7 @@ def fit_predictor(
         row_weight = np.concatenate([row_weight, np.full(table.n_obs, share * n_real / table.n_obs)])
         own = np.full(table.n_obs, -1)
         if not is_pseudo(table):
-            parents = zip(table.obs[Key.SECTION].astype(str), table.obs[Key.obs.PARENT].astype(str), strict=True)
-            own = np.array([fold_of.get(p, -1) for p in parents])
+            own = np.array([fold_of.get(p, -1) for p in parent_keys(table)])
         fold = np.concatenate([fold, own])
     real = np.arange(len(target)) < n_real
 

@@ -10,7 +10,8 @@ import numpy as np
 from c2lst._checks import listing
 from c2lst._expression import panel
 from c2lst._keys import Key
-from c2lst._patches import get_patches, patch_meta
+from c2lst._logging import logger
+from c2lst._patches import get_patches, patch_meta, valid_mask
 from c2lst._resolve import Section, sections
 from c2lst._subset import subset_masks
 
@@ -39,12 +40,10 @@ class Spots:
         """obs_names of the rows."""
         return self.section.table.obs_names.to_numpy()[self.rows]
 
-
-def valid_mask(table: AnnData) -> NDArray[np.bool_]:
-    """Return which spots have a patch worth seeing."""
-    if Key.obs.VALID not in table.obs:
-        return np.ones(table.n_obs, dtype=bool)
-    return table.obs[Key.obs.VALID].to_numpy().astype(bool)
+    def without(self, keys: set[tuple[str, str]]) -> Spots:
+        """Leave out spots by section and obs_name."""
+        keep = np.array([(self.section.name, str(n)) not in keys for n in self.names], dtype=bool)
+        return Spots(self.section, self.rows[keep], self.patches[keep])
 
 
 def spots(
@@ -62,7 +61,7 @@ def spots(
     found = sections(data, table_key=table_key, library_key=library_key)
     for section, mask in zip(found, subset_masks(found, subset), strict=True):
         patches = get_patches(section.table, patch_key)
-        rows = np.flatnonzero(mask & valid_mask(section.table))
+        rows = np.flatnonzero(mask & valid_mask(section.table, patch_key))
         out.append(Spots(section, rows, np.asarray(patches[rows]) if len(rows) else None))
     total = sum(len(s.rows) for s in out)
     if total < at_least:
@@ -109,7 +108,8 @@ def central_for(
 ) -> CentralModel | None:
     """Return the central model whose features are meant.
 
-    The one noted in `uns["c2lst"]["central"]`, else `central`, else the starter; `None` for another encoder.
+    The one noted in `uns["c2lst"]["central"]`, else `central`, else the starter; `None` for another encoder. Where sections
+    note different ones, `central` says which of them.
     """
     from c2lst.models import central_model, get_encoder
 
@@ -121,11 +121,22 @@ def central_for(
         if found is not None and found["hash"] not in [r["hash"] for r in references]:
             references.append(dict(found))
     if len(references) > 1:
-        raise ValueError(
-            f"The sections refer to different central models {listing(r['name'] for r in references)}; "
-            "embed them with one of them, or adapt all of them together."
+        chosen = None if central is None else central_model(central)
+        if chosen is None or chosen.hash not in [r["hash"] for r in references]:
+            raise ValueError(
+                f"The sections refer to different central models {listing(r['name'] for r in references)}; pass central= "
+                "one of them, or adapt all of the sections together."
+            )
+        return chosen
+    found = central_model(central, reference=references[0] if references else None)
+    if references and central is not None and (asked := central_model(central)).hash != found.hash:
+        logger.warning(
+            "The data refer to the central model %r (uns['c2lst']['central']), which is used instead of central=%r; remove "
+            "that entry to use another.",
+            found.name,
+            asked.name,
         )
-    return central_model(central, reference=references[0] if references else None)
+    return found
 
 
 def synthetic_table(synthetic: Any, name: str = "synthetic") -> AnnData:
@@ -145,6 +156,18 @@ def synthetic_table(synthetic: Any, name: str = "synthetic") -> AnnData:
             "`c2lst.tl.augment(data, local)` returns."
         )
     return synthetic
+
+
+def parent_keys(synthetic: AnnData) -> list[tuple[str, str]]:
+    """Return section and obs_name of the parent of each synthetic spot."""
+    return list(zip(synthetic.obs[Key.SECTION].astype(str), synthetic.obs[Key.obs.PARENT].astype(str), strict=True))
+
+
+def set_aside(data: Any, subset: str | None, table_key: str, library_key: str | None) -> set[tuple[str, str]]:
+    """Return section and obs_name of the spots outside a subset."""
+    found = sections(data, table_key=table_key, library_key=library_key)
+    masks = subset_masks(found, subset)
+    return {(s.name, str(n)) for s, mask in zip(found, masks, strict=True) for n in s.table.obs_names[~mask]}
 
 
 def is_pseudo(table: Any) -> bool:

@@ -64,8 +64,8 @@ def learning_curve(
     Nothing that is fitted sees a test section. The spots of a fraction are drawn nested over fractions and stratified
     by section. The genes that are evaluated are chosen once, from all training spots; those the local model is
     conditioned on are chosen from the drawn spots alone, and an evaluated gene outside that panel has no synthetic
-    label. Every arm gets the same number of extra samples, the same steps and the same seeds. At fraction 1 only
-    `"real"` runs: it is the reference of :func:`c2lst.metrics.gap_closed`.
+    label. Every arm gets the same number of extra samples (the pseudo-labelled ones what the pool has, where that is fewer),
+    the same steps and the same seeds. At fraction 1 only `"real"` runs: it is the reference of :func:`c2lst.metrics.gap_closed`.
 
     Parameters
     ----------

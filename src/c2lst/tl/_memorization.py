@@ -43,7 +43,7 @@ def memorization(
     synthetic
         What :func:`c2lst.tl.augment` returns; the result is written there.
     holdout
-        Real spots it was not adapted on.
+        Real spots it was not adapted on; those that are among `real` do not count.
     {encoder}
     central
         Whose features `"central"` means; `None` takes the model noted in `uns["c2lst"]["central"]`, else the starter.
@@ -58,6 +58,11 @@ def memorization(
     -------
     `None`. Sets `synthetic.uns["memorization"]`, a dict with `nearest_synthetic` `(m,)`, `nearest_real` `(n,)`,
     `threshold`, `share` and `expected` (in the encoder), and `pixel_share` (in pixels at a quarter of the resolution).
+
+    Raises
+    ------
+    ValueError
+        No spot of `holdout` was held out, or there are fewer than 3 real spots.
 
     Examples
     --------
@@ -77,6 +82,14 @@ def memorization(
     synthetic_table(synthetic)
     seen = spots(real, subset=subset, table_key=table_key, patch_key=patch_key, at_least=3, what="memorization")
     others = [] if holdout is None else spots(holdout, table_key=table_key, patch_key=patch_key)
+    trained = {(s.section.name, str(n)) for s in seen for n in s.names}
+    others = [s.without(trained) for s in others]
+    others = [s for s in others if len(s.rows)]
+    if holdout is not None and not others:
+        raise ValueError(
+            "Every spot of holdout= is among the real spots that the model was adapted on, so nothing was held out; pass "
+            "other sections, or say with subset= what it was adapted on."
+        )
     model = central_for([synthetic, *(s.table for s in seen)], central, encoder=encoder)
     if model is not None:
         for s in [*seen, *others]:

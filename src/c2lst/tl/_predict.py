@@ -9,10 +9,10 @@ from c2lst._docs import doc
 from c2lst._keys import Key
 from c2lst._logging import logger
 from c2lst._notes import record
-from c2lst._patches import get_patches
+from c2lst._patches import get_patches, valid_mask
 from c2lst._resolve import sections
 
-from ._inputs import check_scale, valid_mask
+from ._inputs import check_scale
 
 if TYPE_CHECKING:
     from c2lst.models import Predictor
@@ -93,7 +93,7 @@ def predict(
             )
     for section, patches in zip(found, loaded, strict=True):
         table = section.table
-        rows = np.flatnonzero(valid_mask(table))
+        rows = np.flatnonzero(valid_mask(table, patch_key))
         values = np.full((table.n_obs, len(predictor.genes)), np.nan, dtype=np.float32)
         trust = np.zeros(table.n_obs, dtype=bool)
         if len(rows):

@@ -222,6 +222,11 @@ def pretrain(
     if begin is not None and patch_px is None:
         patch_px = begin.patch_px
     folder = _checkpoints(resume, out)
+    finished = None if out is None else Path(out) / "model"
+    if finished is not None and finished.exists() and resume is None and not any(folder.rglob("state.safetensors")):
+        raise ValueError(
+            f"{finished} holds a finished model, whose checkpoints are gone: it would be replaced by another. Pass another out=."
+        )
     tissue = gather(
         patches,
         mpp=mpp,
