@@ -61,3 +61,13 @@ def test_counts_beside_normalised_rows_are_not_taken_for_normalised(synthetic, t
     assert is_normalised(both)
     with pytest.raises(ValueError, match="of 32 of 44 spots holds whole numbers"):
         expression(both, genes)
+
+
+def test_a_dense_table_on_disk_is_read(tmp_path):
+    import anndata as ad
+
+    table = AnnData(np.arange(12, dtype=np.float32).reshape(4, 3))
+    table.write_h5ad(tmp_path / "t.h5ad")
+    backed = ad.read_h5ad(tmp_path / "t.h5ad", backed="r")
+    np.testing.assert_array_equal(expression(backed, ["0", "2"]), expression(table, ["0", "2"]))
+    backed.file.close()

@@ -35,6 +35,8 @@ def counts(table: AnnData, layer: str | None = None):
         raise ValueError(f"{where} of the table is empty; pass layer=, one of {listing(named)}.")
     if not sp.issparse(x) and hasattr(x, "to_memory"):  # backed tables
         x = x.to_memory()
+    elif not sp.issparse(x) and not isinstance(x, np.ndarray):
+        x = np.asarray(x)
     values = x.data if sp.issparse(x) else np.asarray(x)
     if not np.isfinite(values).all():
         raise ValueError(f"{where} has NaN or infinite values; expression must be counts.")
