@@ -86,7 +86,11 @@ def write_patches(
     try:
         _write(made / "store", patches, names, whole_meta)
         os.replace(path, made / "old")
-        os.replace(made / "store", path)
+        try:
+            os.replace(made / "store", path)
+        except BaseException:
+            os.replace(made / "old", path)
+            raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
