@@ -14,6 +14,8 @@ read from the real patches of the same spots; `shuffled` are the same patches be
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +101,7 @@ def text(table: pd.DataFrame, central: CentralModel, asked: dict[str, Any], orig
         cells = [f"{number(part[c].mean())} ({number(part[c].std(ddof=1))})" for c in SCORES[1:]]
         rows.append([section, judge, str(len(part)), f"{part['n_genes'].min()} to {part['n_genes'].max()}", *cells])
     made = provenance()
+    commits = sorted(set(table["commit"].dropna().astype(str))) if "commit" in table else []
     return "\n".join(
         [
             "# The round trip\n",
@@ -107,9 +110,14 @@ def text(table: pd.DataFrame, central: CentralModel, asked: dict[str, Any], orig
             "Mean Pearson correlation of what a judge reads in a patch with the genes it was drawn for; mean (sd) over seeds. *Real*: the same of the spots' real patches. "
             "*Share*: the one as a part of the other. *Of genes*: of those that real patches tell at all (above .1), how many reach .8 of it.\n",
             markdown(["section", "judge", "seeds", "genes", "synthetic", "shuffled", "real", "share", "of genes"], rows),
-            f"Commit {made['commit']}; {made['versions']}; {made['machine']}.\n",
+            f"Commit {', '.join(commits) or made['commit']}; {made['versions']}; {made['machine']}.\n",
         ]
     )  # fmt: skip
+
+
+def digest(value: Any) -> str:
+    """Tell settings from others."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -131,12 +139,24 @@ def main(argv: list[str] | None = None) -> None:
         "central": central.hash[:12],
         "guidance": asked["augment_kwargs"]["guidance"],
         "n_condition": asked["n_condition"],
+        "settings": digest({**{k: settings[k] for k in ("train", "n_top", "cnn_steps", "adapt")}, "asked": asked}),
     }
+    if len(table) and "settings" not in table:  # of before it was noted
+        table.insert(3, "settings", "")
     known = table[(table[list(key)] == pd.Series(key)).all(axis=1)] if len(table) else table
-    left = [s for s in args.seeds if not len(known) or s not in set(known["seed"])]
+    wanted = {(name, seed) for name in test for seed in args.seeds}
+    found = set(zip(known["section"], known["seed"], strict=True)) if len(known) else set()
+    left = sorted({seed for _, seed in wanted - found})
+    if len(known):  # a seed is done again as a whole
+        again = (table[list(key)] == pd.Series(key)).all(axis=1) & table["seed"].isin(left)
+        table = table[~again]
     judged_by = judges(train, settings, JUDGES) if left else {}
     for seed in left:
-        rows = [{**key, **row} for row in trips(train, test, pool, central, settings, asked, judged_by, seed)]
+        commit = provenance()["commit"]
+        rows = [
+            {**key, **row, "commit": commit}
+            for row in trips(train, test, pool, central, settings, asked, judged_by, seed)
+        ]
         table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
         table.to_csv(file, index=False, float_format="%.6g")
     known = table[(table[list(key)] == pd.Series(key)).all(axis=1)]

@@ -86,6 +86,16 @@ def open_store(path: str | Path) -> tuple[StoredPatches, list[str], dict[str, An
     return StoredPatches(group["patches"]), decode_names(group["names"][:]), attrs["meta"]
 
 
+def rows_done(path: str | Path) -> int:
+    """Return how many patches are written in a store, whole or half; 0 where there is none."""
+    import zarr
+
+    try:
+        return int(zarr.open_group(path, mode="r").attrs.get("done", 0))
+    except (FileNotFoundError, ValueError, KeyError):
+        return 0
+
+
 def encode_names(names: Sequence[str]) -> NDArray[np.uint8]:
     """Turn names into bytes `(n, longest)`: zarr 3 has no settled format for strings."""
     raw = [str(name).encode() for name in names]

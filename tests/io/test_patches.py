@@ -156,3 +156,14 @@ def test_a_store_outlives_patches_that_cannot_replace_it(patches, tmp_path):
             io.write_patches(path, bad, mpp=1.0, overwrite=True)
     np.testing.assert_array_equal(io.read_patches(path).patches[:], patches)
     assert [p.name for p in tmp_path.iterdir()] == ["p.zarr"]
+
+
+def test_names_come_with_the_beginning_of_a_store(patches, tmp_path):
+    def broken():
+        yield patches[:4]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        io.write_patches(tmp_path / "p", broken(), mpp=2.0)
+    with pytest.raises(ValueError, match="another specification"):
+        io.write_patches(tmp_path / "p", patches, mpp=2.0, obs_names=[f"s{i}" for i in range(11)], resume=True)

@@ -215,3 +215,76 @@ def test_a_share_that_is_none_is_refused_before_anything_is_trained(two, validat
     with pytest.raises(ValueError, match="gene_dropout"):
         c2l.tl.adapt(two, "toy", gene_dropout=1.5, **QUICK)
     assert all("central" not in t.uns["c2lst"] for t in two)
+
+
+def test_the_central_model_is_trained_on_where_the_plan_is_and_comes_back(two, toy_central, monkeypatch):
+    from c2lst.train import ModulationPlan
+
+    seen = []
+
+    def start(plan):
+        moved.append(plan.device)
+        plan_start(plan)
+
+    moved, plan_start = [], ModulationPlan.on_fit_start
+    monkeypatch.setattr(ModulationPlan, "on_fit_start", start)
+    monkeypatch.setattr(ModulationPlan, "loss", lambda plan, g: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    monkeypatch.setattr(type(toy_central.denoiser), "to", lambda self, where: seen.append(where) or self)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        c2l.tl.adapt(two, toy_central, **QUICK)
+    assert moved and seen == [moved[0], next(toy_central.denoiser.parameters()).device]
+
+
+def test_the_frozen_denoiser_follows_its_plan(two, toy_central):
+    """No accelerator is at hand, but a device without memory is."""
+    import copy
+
+    import torch
+
+    from c2lst import nn
+    from c2lst.train import ModulationPlan
+
+    denoiser = copy.deepcopy(toy_central.denoiser)
+    encoder = nn.GENE_ENCODERS["pca"].fit(np.random.default_rng(0).random((8, 4)).astype(np.float32))
+    film = nn.MODULATIONS["film"](encoder.dim, [s.width for s in nn.sites(denoiser)])
+    film.bind(denoiser)
+    plan = ModulationPlan(
+        denoiser, toy_central.scheduler, film, encoder, torch.zeros(8, 1, *toy_central.latent_shape), torch.zeros(8, 4),
+        steps=2, batch_size=4, lr=1e-3, seed=0,
+    )  # fmt: skip
+    plan.to("meta")
+    assert next(plan.frozen.parameters()).device.type == "cpu"
+    plan.on_fit_start()
+    assert {p.device.type for p in [*plan.parameters(), *plan.frozen.parameters()]} == {"meta"}
+    assert plan.loss(torch.Generator()).device.type == "meta"
+
+
+def test_one_held_out_spot_keeps_the_step_of_least_loss(two, tensors):
+    pool = two[1].obsm["patches"][:12]
+    local = c2l.tl.adapt(two[0][:12].copy(), "toy", pool=pool, steps=12, validation=0.1, progress=False)
+    curve = dict(local.card["curves"]["validation"])
+    assert local.card["n_held_out"] == 1
+    assert local.card["kept_step"] == min(curve, key=curve.get)
+
+
+def test_processes_that_are_spawned_hand_back_the_best_step(tmp_path):
+    import subprocess
+    import sys
+
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import json, sys, c2lst as c2l\n"
+        "if __name__ == '__main__':\n"
+        "    s = c2l.datasets.toy_tissue(24)\n"
+        "    c2l.pp.extract_patches(s, mpp=2.0, patch_px=64)\n"
+        "    c2l.pp.select_genes(s, n_top=10)\n"
+        "    kw = {'steps': 3, 'accelerator': 'cpu', 'progress': False}\n"
+        "    a = c2l.tl.adapt(s, 'toy', **kw)\n"
+        "    b = c2l.tl.adapt(s, 'toy', strategy='ddp_spawn', **kw)\n"
+        "    keys = ('kept_step', 'loss_held_out', 'gain_from_genes')\n"
+        "    print(json.dumps([[m.card[k] for k in keys] for m in (a, b)]))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone, apart = json.loads(done.stdout.strip().splitlines()[-1])
+    assert apart == pytest.approx(alone, rel=1e-4)

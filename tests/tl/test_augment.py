@@ -227,3 +227,32 @@ def test_places_in_a_list_are_no_names(two, local, caplog):
     made = c2l.tl.augment(two, local, n_obs=2, sampler_steps=1, progress=False)
     assert "Nothing names the sections" in caplog.text
     assert set(made.obs["c2lst_section"]) <= {"section0", "section1"}
+
+
+def test_an_interrupted_store_goes_on(toy, local, tmp_path, monkeypatch, copied):
+    from c2lst.models import LocalModel
+
+    sdata, drawn, sample = copied(toy), [], LocalModel.sample
+    kw = {"n_obs": 300, "sampler_steps": 1, "batch_size": 64, "progress": False}
+    monkeypatch.setattr("c2lst.io._writer.CHUNK_BYTES", 50 * 64 * 64 * 3)
+    monkeypatch.setattr("c2lst.tl._augment.BLOCK", 64)
+    whole = c2l.tl.augment(sdata, local, store=tmp_path / "whole.zarr", **kw)
+
+    def fails(self, condition, **settings):
+        drawn.append(len(condition))
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return sample(self, condition, **settings)
+
+    monkeypatch.setattr(LocalModel, "sample", fails)
+    with pytest.raises(KeyboardInterrupt):
+        c2l.tl.augment(sdata, local, store=tmp_path / "broken.zarr", **kw)
+    made = c2l.tl.augment(sdata, local, store=tmp_path / "broken.zarr", **kw)
+    assert sum(drawn[3:]) < 300
+    np.testing.assert_array_equal(get_patches(made)[:], get_patches(whole)[:])
+    # finished: the same call finds it, another is refused
+    drawn.clear()
+    c2l.tl.augment(sdata, local, store=tmp_path / "broken.zarr", **kw)
+    assert not drawn
+    with pytest.raises(ValueError, match="another specification: drawn="):
+        c2l.tl.augment(sdata, local, store=tmp_path / "broken.zarr", guidance=1.0, **kw)

@@ -360,3 +360,55 @@ def test_its_own_pool_is_of_the_table_and_the_image_of_the_patches(caplog):
     n = df[df["fraction"] == 0.5].set_index("arm")["n_synthetic"]
     assert n["mixup"] == 150 and 0 < n["pseudo"] < 150
     assert f"The pool has {n['pseudo']} patches; pseudo labels no more, other arms get 150" in caplog.text
+
+
+def test_an_arm_does_not_depend_on_the_others(monkeypatch):
+    pools = []
+    from c2lst.tl import _adapt
+
+    adapt = _adapt.adapt
+    monkeypatch.setattr(_adapt, "adapt", lambda *a, **kw: pools.append(kw["pool"]) or adapt(*a, **kw))
+    made = c2l.datasets.toy_tissue(24, sections=2)
+    c2l.pp.extract_patches(made, mpp=2.0, patch_px=64)
+    kw = {
+        "central": "toy", "fractions": (0.5,), "encoder": "rgb", "seeds": [0], "n_top": 10, "n_condition": 15,
+        "n_synthetic": 12, "adapt_kwargs": {"steps": 2}, "augment_kwargs": {"sampler_steps": 1}, "predictors": ("ridge",),
+    }  # fmt: skip
+    one = c2l.tl.learning_curve(made[:1], made[1:], arms=("real", "synthetic"), progress=False, **kw)
+    two = c2l.tl.learning_curve(made[:1], made[1:], arms=("real", "synthetic", "pseudo"), progress=False, **kw)
+    assert len(pools[0]) == len(pools[1]) == one.attrs["settings"]["pool"] > 0
+    pcc = [d.set_index("arm")["pcc"] for d in (one, two)]
+    assert pcc[0]["synthetic"] == pcc[1]["synthetic"]
+
+
+def test_kept_runs_are_of_these_places_names_and_arguments(sections, tmp_path, pool):
+    train, test = sections
+    kw = {"arms": ("real", "classical"), "fractions": (0.5, 1.0), "seeds": [0], "out": tmp_path / "o", **FAST}
+    c2l.tl.learning_curve(train, test, **kw)
+    moved = [t.copy() for t in test]
+    moved[0].obsm["spatial"] = moved[0].obsm["spatial"][::-1].copy()
+    with pytest.raises(ValueError, match=r"other settings \(\['data'\]\)"):
+        c2l.tl.learning_curve(train, moved, **kw)
+    kw = {**kw, "out": tmp_path / "p"}
+    big = np.concatenate([pool] * 30)  # as text both would be abbreviated to their first and last patches
+    other = big.copy()
+    other[500] = 0
+    c2l.tl.learning_curve(train, test, adapt_kwargs={"pool": big}, **kw)
+    with pytest.raises(ValueError, match=r"other settings \(\['adapt'\]\)"):
+        c2l.tl.learning_curve(train, test, adapt_kwargs={"pool": other}, **kw)
+
+
+def test_kept_patches_are_of_these_names(tmp_path):
+    made = c2l.datasets.toy_tissue(24, sections=2)
+    c2l.pp.extract_patches(made, mpp=2.0, patch_px=64)
+    train, test = (s["table"].copy() for s in made)
+    kw = {
+        "central": "toy", "arms": ("synthetic",), "fractions": (0.5,), "encoder": "rgb", "seeds": [0], "n_top": 10,
+        "n_condition": 15, "n_synthetic": 12, "adapt_kwargs": {"steps": 2}, "augment_kwargs": {"sampler_steps": 1},
+        "predictors": ("ridge",), "keep_drawn": tmp_path / "kept", "progress": False,
+    }  # fmt: skip
+    first = c2l.tl.learning_curve(train, test, **kw)
+    train.obs_names = ["x" + n for n in train.obs_names]
+    again = c2l.tl.learning_curve(train, test, **kw)
+    assert again["pcc"].tolist() == first["pcc"].tolist()
+    assert len(list((tmp_path / "kept").glob("synthetic-*.h5ad"))) == 2

@@ -490,3 +490,18 @@ def test_a_finished_model_is_not_replaced_by_another(patches, tmp_path):
     with pytest.raises(ValueError, match="holds a finished model, whose checkpoints are gone"):
         c2l.tl.pretrain(patches[::-1], out=tmp_path / "central", **TINY)
     assert c2l.models.CentralModel.from_pretrained(tmp_path / "central" / "model").hash == first.hash
+
+
+@pytest.mark.parametrize("what", ["patches", "validation"])
+def test_a_run_does_not_go_on_with_other_tissue(tmp_path, what):
+    rng = np.random.default_rng(1)
+    given = {
+        "patches": rng.integers(0, 256, (600, 32, 32, 3)).astype(np.uint8),
+        "validation": rng.integers(0, 256, (8, 32, 32, 3)).astype(np.uint8),
+    }
+    c2l.tl.pretrain(**given, out=tmp_path / "central", **TINY)
+    given[what] = given[what].copy()
+    given[what][5] = 0  # one patch of many
+    key = {"patches": "patches", "validation": "held"}[what]
+    with pytest.raises(ValueError, match=rf"other settings: .*{key}="):
+        c2l.tl.pretrain(**given, out=tmp_path / "central", **TINY)

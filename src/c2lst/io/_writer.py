@@ -35,7 +35,7 @@ class PatchWriter:
             attrs = dict(self._group.attrs)
             same = attrs.get("meta") == meta and attrs.get("n", "none") in (n, "none")
             if same and n is not None:
-                same = np.array_equal(self._group["names"][:], encode_names(self.names))
+                same = "names" in self._group and np.array_equal(self._group["names"][:], encode_names(self.names))
             if not same or attrs.get("shape") != list(shape):
                 raise ValueError(
                     f"The patch store {str(path)!r} was written with another specification: "

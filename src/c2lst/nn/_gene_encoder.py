@@ -168,7 +168,7 @@ class SCVIGeneEncoder(GeneEncoder):
         return out
 
     def _latent(self, counts: Tensor) -> Tensor:
-        batch = torch.zeros(len(counts), 1, dtype=torch.long)
+        batch = torch.zeros(len(counts), 1, dtype=torch.long, device=counts.device)
         # scvi draws a z as well; the caller's random state must not notice
         with torch.random.fork_rng(devices=[]):
             return self.vae.inference(counts, batch)["qz"].loc
@@ -189,7 +189,7 @@ class SCVIGeneEncoder(GeneEncoder):
         for i, row in enumerate(counts.float()):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed((seed + 7919 * i) % 2**31)
-                batch = torch.zeros(1, 1, dtype=torch.long)
+                batch = torch.zeros(1, 1, dtype=torch.long, device=counts.device)
                 inference = self.vae.inference(row[None], batch)
                 generative = self.vae.generative(inference["z"], inference["library"], batch)
                 rows.append(generative["px"].sample())

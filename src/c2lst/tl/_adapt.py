@@ -220,8 +220,11 @@ def adapt(
         seed=derive(seed, 25),
         weight_decay=0.05,
     )
-    fit(plan, desc="adapt", accelerator=accelerator, devices=devices, strategy=strategy, bar=bar)
-    bar.close()
+    try:
+        fit(plan, desc="adapt", accelerator=accelerator, devices=devices, strategy=strategy, bar=bar)
+    finally:
+        plan.release()
+        bar.close()
     card: dict[str, Any] = {
         "sections": [s.section.name for s in seen],
         "n_spots": int(n),

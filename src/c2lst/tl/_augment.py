@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from c2lst._expression import LOG1P, check_genes, counts, expression, library_si
 from c2lst._keys import Key
 from c2lst._logging import logger
 from c2lst._notes import jsonable, notes, record
-from c2lst._patches import made_meta, valid_mask
+from c2lst._patches import made_meta, rows_done, valid_mask
 from c2lst._random import derive, generator
 from c2lst._resolve import sections
 from c2lst._subset import subset_masks
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from c2lst.models import LocalModel
 
 STRATEGIES = ("resample", "interpolate", "scvi")
+BLOCK = 512  # patches that are drawn before they are written
 N_COMPONENTS = 3  # won by validation (benchmarks/results/augmentation/adaptation.md)
 
 
@@ -87,7 +89,8 @@ def augment(
         `"32-true"`, or `"bf16-mixed"`, which is faster where the processor has bfloat16 (and several times slower, with a
         warning, where it has not); grey levels then differ a little, and so between processors.
     store
-        Directory of a zarr store that takes the patches, for more of them than memory holds.
+        Directory of a zarr store that takes the patches, for more of them than memory holds. A call that was interrupted
+        goes on there; a store of other patches is refused.
     devices
         Processes that share the work; the same patches come out.
     {seed}
@@ -207,20 +210,35 @@ def augment(
         from c2lst._logging import progress as bar
         from c2lst.io import write_patches
 
-        block = batch_size * max(1, 512 // batch_size)
+        block = batch_size * max(1, BLOCK // batch_size)
+        there = rows_done(store)
+        meta = {"drawn": _drawn_from(local, condition, settings)}
 
         def chunks():
             with bar(total=n, desc="generating", show=progress, unit="patch") as shown:
                 for s in batches(n, block):
-                    yield local.sample(condition[s], index=np.arange(s.start, s.stop), **settings)
+                    if s.stop <= there:  # the writer passes over what it has, or refuses the store
+                        yield np.zeros((s.stop - s.start, local.patch_px, local.patch_px, 3), dtype=np.uint8)
+                    else:
+                        yield local.sample(condition[s], index=np.arange(s.start, s.stop), **settings)
                     shown.update(s.stop - s.start)
 
-        write_patches(store, chunks(), obs_names=list(synthetic.obs_names), mpp=local.mpp)
+        write_patches(store, chunks(), obs_names=list(synthetic.obs_names), mpp=local.mpp, meta=meta, resume=True)
     elif devices > 1:
         synthetic.obsm[Key.obsm.PATCHES] = in_processes(local, condition, devices, settings)
     else:
         synthetic.obsm[Key.obsm.PATCHES] = local.sample(condition, progress=progress, **settings)
     return synthetic
+
+
+def _drawn_from(local: LocalModel, condition: NDArray, settings: dict[str, Any]) -> str:
+    """Tell what is drawn from all else that could be: a digest of model, profiles and settings."""
+    digest = hashlib.sha256(f"{local.central.hash} {sorted(settings.items())}".encode())
+    digest.update(np.ascontiguousarray(condition, dtype=np.float32).tobytes())
+    for module in (local.gene_encoder, local.modulation):
+        for key, value in sorted(module.state_dict().items()):
+            digest.update(key.encode() + np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def parents_of(n_spots: int, n: int, seed: int) -> NDArray[np.int64]:

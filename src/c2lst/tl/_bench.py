@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2lst._checks import check_patches, listing
-from c2lst._expression import LOG1P, expression
+from c2lst._expression import LOG1P, counts, expression
 from c2lst._keys import Key
 from c2lst._logging import logger
 from c2lst._patches import patch_meta
@@ -19,7 +19,7 @@ from c2lst._random import derive, generator
 from c2lst.models._ridge import ALPHAS
 
 from ._arms import GENERATED, PSEUDO, Extra, classical, mixup, shuffled, shuffled_within
-from ._drawn import Drawn, fingerprint
+from ._drawn import Drawn, fingerprint, told
 from ._graph import graph
 from ._inputs import Spots, check_scale, scale_of, spots
 from ._teacher import central_teacher
@@ -58,7 +58,7 @@ class Bench:
     @classmethod
     def make(
         cls, train, test, *, central, encoder, pool, n_top, n_blocks, layer, table_key, patch_key, needs_pool,
-        needs_central,
+        needs_central, wants_pool=False,
     ) -> Bench:  # fmt: skip
         from c2lst import pp
         from c2lst.metrics import morans_i
@@ -83,14 +83,20 @@ class Bench:
             check_scale(s.table, mpp, patch_px, who, patch_key)
         if pool is not None:
             check_patches(pool, "pool")
-        elif needs_pool:
+        elif needs_pool or wants_pool:
             bare = [s.section.name for s in seen if s.section.sdata is None]
-            if bare:
+            if bare and needs_pool:
                 raise ValueError(
                     f"The sections {listing(bare)} are tables without an image, so their tissue cannot be read; pass "
                     "pool= unpaired patches (c2lst.pp.tissue_patches), or leave out 'ridge-whitened' and 'pseudo'."
                 )
-            pool = np.concatenate([_tissue_of(s, mpp, patch_px, table_key, patch_key) for s in seen])
+            if bare:
+                logger.warning(
+                    "The sections %s are tables without an image: local models are adapted without unpaired tissue, unless pool= gives some.",
+                    listing(bare),
+                )
+            else:
+                pool = np.concatenate([_tissue_of(s, mpp, patch_px, table_key, patch_key) for s in seen])
         light = [_light(s, layer, patch_key) for s in seen]
         shared = set.intersection(*(set(s.table.var_names) for s in [*seen, *held]))
         if not shared:
@@ -113,6 +119,14 @@ class Bench:
         for s, y in zip([*seen, *held], [*target, *test_target], strict=True):
             digest.update(np.ascontiguousarray(s.patches).tobytes())
             digest.update(np.ascontiguousarray(y).tobytes())
+            digest.update(
+                np.ascontiguousarray(s.table.obsm[Key.obsm.SPATIAL][s.rows] if Key.obsm.SPATIAL in s.table.obsm else 0)
+            )
+            digest.update(repr([str(name) for name in s.names]).encode())
+        for s in seen:  # of the other genes a panel is chosen
+            x = counts(s.table[s.rows], layer)
+            margins = [np.asarray(x.sum(axis=axis), dtype=np.float64).ravel() for axis in (0, 1)]
+            digest.update(fingerprint(*margins).encode())
         if pool is not None:
             digest.update(np.ascontiguousarray(pool).tobytes())
         constant = [int((y.std(0) == 0).sum()) for y in test_target]
@@ -375,8 +389,14 @@ class Draw:
             self.seen = fingerprint(self.patches, *counts, *tissue)
         return {
             "central": self.bench.central.hash, "seen": self.seen, "genes": list(self.light[0].var_names), "seed": self.seed,
-            "n_condition": self.n_condition, "adapt": self.adapt_kwargs,
+            "n_condition": self.n_condition, "adapt": told(self.adapt_kwargs), "spots": self.spots_digest(),
         }  # fmt: skip
+
+    def spots_digest(self) -> str:
+        """Tell names, sections and places of the drawn spots from others: parents are noted by them, folds made of them."""
+        named = repr(list(zip(map(str, self.groups), map(str, self.names), strict=True))).encode()
+        places = "" if self.positions is None else fingerprint(np.asarray(self.positions))
+        return hashlib.sha256(named + places.encode()).hexdigest()[:16]
 
     def adapted(self):
         """Adapt on the drawn spots, once."""
@@ -401,7 +421,7 @@ class Draw:
 
         kwargs = {"seed": self.seed, "n_components": N_COMPONENTS, **self.augment_kwargs}
         made = self.kept.table(
-            {**self.depends(), **kwargs, "n": self.n_drawn},
+            {**self.depends(), **told(kwargs), "n": self.n_drawn},
             lambda: augment(
                 self.light, self.adapted(), n_obs=self.n_drawn, subset=Key.obs.SAMPLED, progress=False, **kwargs
             ),

@@ -90,3 +90,14 @@ def fingerprint(*arrays: NDArray) -> str:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
+
+
+def told(value: Any) -> Any:
+    """Return arguments with a digest instead of each array, whose text would be abbreviated."""
+    if isinstance(value, dict):
+        return {k: told(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [told(v) for v in value]
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"array {fingerprint(value)}"
+    return value

@@ -13,7 +13,7 @@ from c2lst._notes import jsonable
 
 from ._arms import ARMS, GENERATED, MORE_ARMS, PSEUDO
 from ._bench import Bench, Draw
-from ._drawn import Drawn
+from ._drawn import Drawn, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -85,7 +85,8 @@ def learning_curve(
         Recipes, see :func:`c2lst.tl.fit_predictor`.
     {encoder}
     pool
-        Unpaired H&E of the training sections, uint8 `(n, H, W, 3)`; `None` takes their tissue, on a disjoint grid.
+        Unpaired H&E of the training sections, uint8 `(n, H, W, 3)`; `None` takes their tissue, on a disjoint grid, where an arm
+        or a recipe uses it; local models of tables without an image do without.
     seeds
         Of the draw, the initialisation and the noise.
     n_top
@@ -148,6 +149,7 @@ def learning_curve(
     """
     import pandas as pd
 
+    from c2lst import __version__
     from c2lst.metrics._blocks import RUN, measured_sums, run_key
 
     seeds, fractions = [int(s) for s in seeds], sorted({float(f) for f in fractions})
@@ -171,13 +173,15 @@ def learning_curve(
         train, test, central=central, encoder=encoder, pool=pool, n_top=n_top, n_blocks=n_blocks, layer=layer,
         table_key=table_key, patch_key=patch_key,
         needs_pool="ridge-whitened" in (*predictors, gate_kwargs.get("kind")) or bool(set(arms) & set(PSEUDO)) or pool is not None,
+        wants_pool=bool(set(arms) & set(GENERATED)) and fractions[0] < 1 and "pool" not in (adapt_kwargs or {}),
         needs_central=bool(set(arms) & {*GENERATED, "pseudo-central"}) and fractions[0] < 1,
     )  # fmt: skip
     settings = jsonable(
         {
+            "version": __version__, "pool": 0 if bench.tissue is None else len(bench.tissue),
             "central": bench.central.hash if bench.central is not None else None, "encoder": encoder, "n_top": n_top,
-            "n_condition": n_condition, "n_synthetic": n_synthetic, "weight": weight, "adapt": adapt_kwargs or {},
-            "augment": augment_kwargs or {}, "gate": gate_kwargs, "cnn_steps": cnn_steps, "n_blocks": n_blocks,
+            "n_condition": n_condition, "n_synthetic": n_synthetic, "weight": weight, "adapt": told(adapt_kwargs or {}),
+            "augment": told(augment_kwargs or {}), "gate": gate_kwargs, "cnn_steps": cnn_steps, "n_blocks": n_blocks,
             "data": bench.fingerprint, "genes": bench.genes, "train": [s.section.name for s in bench.train],
             "test": [s.section.name for s in bench.test], "recipe": RECIPE,
         }

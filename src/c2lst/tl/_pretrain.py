@@ -139,8 +139,8 @@ def pretrain(
         one checkpoint; strategies must keep all weights in each process (`"ddp"`). Several nodes need an `out` that all
         of them see.
     max_minutes
-        Stop training after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps.
-        All sittings count, but not what was lost since the last checkpoint. A tokenizer that was stopped so is final;
+        Stop training after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps. The
+        decoder's stage comes after that and takes its `decoder_steps`. All sittings count, but not what was lost since the last checkpoint. A tokenizer that was stopped so is final;
         the denoiser goes on when it is called again with more minutes.
     max_ram_gb
         Patches in stores are read into memory once, up to so much; of a larger collection the tokenizer sees as many
@@ -189,7 +189,7 @@ def pretrain(
     from c2lst import nn
     from c2lst.models import CentralModel
     from c2lst.models._registry import remember
-    from c2lst.train import Bar, DenoiserPlan, Latents, TokenizerPlan, fit, read_note
+    from c2lst.train import Bar, DenoiserPlan, Latents, Pool, TokenizerPlan, fit, read_note
 
     from ._pretrain_data import gather, in_memory
 
@@ -240,7 +240,8 @@ def pretrain(
     pixels = in_memory(train, max_ram_gb, seed)
     if len(pixels) == len(train):
         train = pixels
-    data = train.fingerprint()
+    data, apart = train.fingerprint(), Pool([held]).fingerprint()
+    seen = data if pixels is train else pixels.fingerprint()  # of a large store the tokenizer sees a part
 
     def at(stage: str) -> Path | None:
         return None if folder is None else folder / stage
@@ -297,7 +298,7 @@ def pretrain(
                 plan,
                 desc="tokenizer",
                 checkpoint=at("tokenizer"),
-                settings={"patches": data, "mpp": float(mpp), **origin, **_config("tokenizer", tok)},
+                settings={"patches": seen, "held": apart, "mpp": float(mpp), **origin, **_config("tokenizer", tok)},
                 extend=False,
                 max_minutes=None if max_minutes is None else max_minutes / 2,
                 bar=bar,
@@ -358,7 +359,7 @@ def pretrain(
             plan,
             desc="denoiser",
             checkpoint=at("denoiser"),
-            settings={"latents": latents.key, **origin, **_config("denoiser", den)},
+            settings={"latents": latents.key, "held": apart, **origin, **_config("denoiser", den)},
             max_minutes=left,
             bar=bar,
             **engine,
@@ -385,7 +386,7 @@ def pretrain(
                 desc="decoder",
                 # a denoiser that was trained on has other samples: the decoder then begins again
                 checkpoint=at(f"decoder-{judged}"),
-                settings={"latents": latents.key, "samples": judged},
+                settings={"latents": latents.key, "patches": seen, "held": apart, "samples": judged},
                 extend=False,
                 bar=bar,
                 **engine,

@@ -59,11 +59,13 @@ class Pool:
             out[at] = np.asarray(got)[back]
         return out
 
-    def fingerprint(self, n: int = 256) -> str:
-        """Tell these patches from others: a hash of their number, their shape and `n` of them."""
+    def fingerprint(self, n: int = 4096) -> str:
+        """Tell these patches from others: a hash of their number, their shape and all of them, of stores only `n`."""
         digest = hashlib.sha256(repr(self.shape).encode())
-        some = np.unique(np.linspace(0, len(self) - 1, min(n, len(self))).round().astype(np.int64))
-        digest.update(self.take(some).tobytes())
+        n = len(self) if self.in_memory else min(n, len(self))
+        some = np.unique(np.linspace(0, len(self) - 1, n).round().astype(np.int64))
+        for start in range(0, len(some), 1024):
+            digest.update(self.take(some[start : start + 1024]).tobytes())
         return digest.hexdigest()[:16]
 
 

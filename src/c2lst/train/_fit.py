@@ -181,8 +181,11 @@ class _Checkpoint(lp.Callback):
         tensors = {f"model.{k}": v for k, v in plan.state_dict().items()}
         state = trainer.optimizers[0].state_dict()["state"]
         tensors |= {f"optimizer.{i}.{k}": v for i, entry in state.items() for k, v in entry.items()}
+        best = getattr(plan, "best", None)
+        tensors |= {f"best.{k}": v for k, v in (best[1] if best else {}).items()}
         note = {
             "step": plan.step,
+            "best": [best[0], best[2]] if best else None,
             "losses": plan.losses,
             "validation": plan.validation,
             "seconds": round(plan.seconds, 3),
@@ -283,6 +286,9 @@ def _restore(plan: Plan, path: Path, settings: dict[str, Any] | None = None, *, 
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
+    if note.get("best"):
+        value, step = note["best"]
+        plan.best = (value, {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}, step)
     plan.step, plan.losses = int(note["step"]), list(note["losses"])
     plan.validation = [tuple(v) for v in note["validation"]]
     plan.seconds, plan.warmup = float(note["seconds"]), int(note["warmup"])

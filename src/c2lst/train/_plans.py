@@ -478,7 +478,16 @@ class ModulationPlan(Plan):
         self.pool = pool[:, None] if pool is not None and pool.ndim == 4 else pool
         self.pool_genes = pool_genes
         self.dropout, self.condition_noise, self.check_every = dropout, condition_noise, check_every
+        self.home = next(iter(denoiser.parameters())).device
         self.best: tuple[float, dict[str, Tensor], int] | None = None
+
+    def on_fit_start(self) -> None:
+        """Take the frozen denoiser to where the plan is trained; Lightning moves only what is the plan's own."""
+        self.frozen.to(self.device)
+
+    def release(self) -> None:
+        """Bring the frozen denoiser back: it is the caller's."""
+        self.frozen.to(self.home)
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Denoising error under the genes (dropped at random); on the pool under those it is told, or without."""
@@ -509,7 +518,7 @@ class ModulationPlan(Plan):
         if self.held_out is not None and (self.step % self.check_every == 0 or self.step == self.steps):
             value = self.validate()
             self.validation.append((self.step, value))
-            if self.pool_genes is not None:
+            if self.pool_genes is not None and len(self.held_out[0]) > 1:  # one spot has no other's genes
                 value -= self.validate(shuffle=True)
             if self.best is None or value < self.best[0]:
                 state = {k: v.detach().clone() for k, v in self.state_dict().items()}
