@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +54,7 @@ class Bench:
     pool_features: NDArray | None
     fingerprint: str
     patch_key: str
+    said: set[str] = field(default_factory=set)  # of what was warned once
 
     @classmethod
     def make(
@@ -444,7 +445,8 @@ class Draw:
         key = f"pseudo-{kind}" if arm == "pseudo" else arm
         if key not in self.extras:
             rows = generator(self.seed, 90).permutation(len(self.bench.tissue))[: self.n_extra]
-            if len(rows) < self.n_extra:
+            if len(rows) < self.n_extra and arm not in self.bench.said:
+                self.bench.said.add(arm)
                 logger.warning(
                     "The pool has %d patches; %s labels no more, other arms get %d.", len(rows), arm, self.n_extra
                 )
