@@ -39,3 +39,18 @@ def test_a_model_without_curves_is_named():
         c2l.pl.training(SimpleNamespace(card={"seed": 0}))
     with pytest.raises(TypeError, match="not dict"):
         c2l.pl.training({})
+
+
+@pytest.mark.parametrize("low", [0.88, 0.05])
+def test_ticks_are_plain_and_differ(low):
+    losses = list(np.geomspace(1.13, low, 40))
+    (ax,) = c2l.pl.training(SimpleNamespace(card={"curves": {"loss": losses, "validation": [[10, low], [40, low]]}}))
+    ax.figure.canvas.draw()
+    bottom, top = ax.get_ylim()
+    labels = {}
+    for minor in (False, True):
+        for at, tick in zip(ax.yaxis.get_ticklocs(minor=minor), ax.get_yticklabels(minor=minor), strict=True):
+            if bottom <= at <= top and tick.get_text():
+                labels[at] = tick.get_text()
+    assert len(labels) >= 2 and len(set(labels.values())) == len(labels)
+    assert all(float(text) == pytest.approx(at, rel=1e-3) and "e" not in text for at, text in labels.items())

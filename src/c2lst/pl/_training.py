@@ -73,6 +73,12 @@ def training(model: Any, *, fig: Figure | SubFigure | None = None) -> NDArray[np
 def _draw(ax: Axes, losses: list[float], steps: Any, validation: Any, *, decibel: bool) -> None:
     from matplotlib.ticker import LogFormatter
 
+    class Plain(LogFormatter):
+        """Chooses which ticks are labelled as its parent does, but writes 0.95 and not 1e+00."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:.4g}" if super().__call__(x, pos) else ""
+
     y = np.asarray(losses, dtype=float)
     known = isinstance(steps, int) and not isinstance(steps, bool) and steps >= len(y)
     # the curve may have been averaged down: point i stands for the middle of its stretch
@@ -89,7 +95,7 @@ def _draw(ax: Axes, losses: list[float], steps: Any, validation: Any, *, decibel
     if (y > 0).all():
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+        ax.yaxis.set_minor_formatter(Plain(minor_thresholds=(1, 0.5)))
     ax.set_xlabel("step")
     ax.set_ylabel("loss")
     ax.legend(handles=drawn, frameon=False, fontsize=8, loc="center right" if decibel else "best")
