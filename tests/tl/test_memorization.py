@@ -70,3 +70,18 @@ def test_what_was_trained_on_is_not_held_out(parts, as_synthetic):
     mixed = copies.uns["memorization"]
     c2l.tl.memorization(train, copies, holdout=holdout, encoder="rgb")
     assert mixed["share"] == 1 and mixed["threshold"] == copies.uns["memorization"]["threshold"]
+
+
+def test_unnamed_sections_with_equal_barcodes_are_two(parts, as_synthetic):
+    train, holdout, fresh = parts
+    for table in (train, holdout):
+        table.obs_names = [f"AAAC{i}-1" for i in range(table.n_obs)]
+    copies = as_synthetic(train[:30].copy())
+    c2l.tl.memorization({"a": train}, copies, holdout={"b": holdout}, encoder="rgb")
+    threshold = copies.uns["memorization"]["threshold"]
+    for table in (train, holdout):
+        table.uns.pop("c2lst_section")
+    c2l.tl.memorization(train, copies, holdout=holdout, encoder="rgb")
+    assert copies.uns["memorization"]["threshold"] == threshold
+    with pytest.raises(ValueError, match="nothing was held out"):
+        c2l.tl.memorization(train, copies, holdout=train, encoder="rgb")

@@ -40,9 +40,15 @@ class Spots:
         """obs_names of the rows."""
         return self.section.table.obs_names.to_numpy()[self.rows]
 
-    def without(self, keys: set[tuple[str, str]]) -> Spots:
-        """Leave out spots by section and obs_name."""
-        keep = np.array([(self.section.name, str(n)) not in keys for n in self.names], dtype=bool)
+    @property
+    def keys(self) -> list[tuple[Any, str]]:
+        """Section and obs_name of the rows; a section that nothing names is known by its table alone."""
+        section = id(self.table) if self.section.positional else self.section.name
+        return [(section, str(n)) for n in self.names]
+
+    def without(self, keys: set[tuple[Any, str]]) -> Spots:
+        """Leave out spots by their keys."""
+        keep = np.array([k not in keys for k in self.keys], dtype=bool)
         return Spots(self.section, self.rows[keep], self.patches[keep])
 
 

@@ -82,7 +82,7 @@ def memorization(
     synthetic_table(synthetic)
     seen = spots(real, subset=subset, table_key=table_key, patch_key=patch_key, at_least=3, what="memorization")
     others = [] if holdout is None else spots(holdout, table_key=table_key, patch_key=patch_key)
-    trained = {(s.section.name, str(n)) for s in seen for n in s.names}
+    trained = {k for s in seen for k in s.keys}
     others = [s.without(trained) for s in others]
     others = [s for s in others if len(s.rows)]
     if holdout is not None and not others:
