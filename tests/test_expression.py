@@ -63,6 +63,16 @@ def test_counts_beside_normalised_rows_are_not_taken_for_normalised(synthetic, t
         expression(both, genes)
 
 
+def test_a_lazy_sparse_table_is_read():
+    import dask.array as da
+    import scipy.sparse as sp
+
+    x = sp.csr_matrix(np.arange(12, dtype=np.float32).reshape(4, 3))
+    table, lazy = AnnData(x), AnnData(x)
+    lazy.X = da.from_array(x, chunks=(2, 3))
+    np.testing.assert_array_equal(expression(lazy, ["0", "2"]), expression(table, ["0", "2"]))
+
+
 def test_a_dense_table_on_disk_is_read(tmp_path):
     import anndata as ad
 

@@ -33,6 +33,8 @@ def counts(table: AnnData, layer: str | None = None):
     where = "X" if layer is None else f"layers[{layer!r}]"
     if x is None:
         raise ValueError(f"{where} of the table is empty; pass layer=, one of {listing(named)}.")
+    if hasattr(x, "compute"):  # dask; of sparse chunks numpy would make an array of objects
+        x = x.compute()
     if not sp.issparse(x) and hasattr(x, "to_memory"):  # backed tables
         x = x.to_memory()
     elif not sp.issparse(x) and not isinstance(x, np.ndarray):
@@ -90,7 +92,8 @@ def panel(table: AnnData, key: str = Key.var.GENES) -> list[str]:
     """Return the genes marked in `var[key]`; raise `KeyError` naming the call that marks them."""
     if key not in table.var:
         raise KeyError(
-            f"var has no column {key!r}; it has {listing(table.var.columns)}. Call `c2lst.pp.select_genes(data)` first."
+            f"var has no column {key!r}; it has {listing(table.var.columns)}. Call `c2lst.pp.select_genes(data)` first "
+            "(`anndata.concat` drops such columns without merge='same')."
         )
     genes = list(table.var_names[table.var[key].to_numpy(dtype=bool)])
     if not genes:

@@ -113,6 +113,11 @@ def decode_names(array: NDArray[np.uint8]) -> list[str]:
 def patch_meta(table: AnnData, key: str = Key.obsm.PATCHES) -> dict[str, Any]:
     """Return `uns["c2lst"]["patches"][key]` as plain Python ("none" is None); raise `KeyError` where it is unknown."""
     known = (table.uns.get(Key.UNS) or {}).get("patches") or {}
+    if key not in known and key in table.obsm:
+        raise KeyError(
+            f"The table has obsm[{key!r}], but uns['c2lst'] does not say their scale (it knows patches {listing(known)}). If tables "
+            "were concatenated, `anndata.concat(..., uns_merge='same', merge='same')` keeps it."
+        )
     if key not in known:
         raise KeyError(f"uns['c2lst']['patches'] knows no patches {key!r}; it knows {listing(known)}. {EXTRACT}")
     plain = {str(k): v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in known[key].items()}
@@ -148,7 +153,8 @@ def get_patches(table: AnnData, key: str = Key.obsm.PATCHES) -> NDArray[np.uint8
     missing = [name for name in table.obs_names if name not in at]
     if missing:
         raise KeyError(
-            f"The patch store {str(store)!r} lacks {len(missing)} of {table.n_obs} spots: {listing(missing)}. {EXTRACT}"
+            f"The patch store {str(store)!r} lacks {len(missing)} of {table.n_obs} spots: {listing(missing)}. A store is of one "
+            f"section: tables that have one each cannot be concatenated, pass a list of them. {EXTRACT}"
         )
     return StoredPatches(patches._array, np.array([at[name] for name in table.obs_names], dtype=np.int64))
 

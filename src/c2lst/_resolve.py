@@ -120,6 +120,24 @@ def _one(item: Any, table_key: str) -> tuple[AnnData, SpatialData | None]:
     return table, sdata
 
 
+def several_regions(table: AnnData) -> tuple[str, list[str]] | None:
+    """Return the column that tells regions apart and their names, where a table of a SpatialData holds several."""
+    key = (table.uns.get("spatialdata_attrs") or {}).get("region_key")
+    names = sorted(set(table.obs[key].astype(str))) if key in table.obs else []
+    return (str(key), names) if len(names) > 1 else None
+
+
+def check_sections(found: list[Section], what: str) -> None:
+    """Raise where what is measured section by section would be measured over several regions at once."""
+    for s in found:
+        regions = several_regions(s.table) if s.parent is None else None
+        if regions:
+            raise ValueError(
+                f"The table of section {s.name!r} holds {len(regions[1])} regions, {listing(regions[1])}, and {what} section "
+                f"by section; pass library_key={regions[0]!r}."
+            )
+
+
 def _region(table: AnnData) -> str | None:
     region = (table.uns.get("spatialdata_attrs") or {}).get("region")
     region = [region] if isinstance(region, str) else list(region if region is not None else [])

@@ -97,6 +97,12 @@ def test_folds_are_sections_or_blocks():
     near = np.abs(grid[:, None] - grid[None]).sum(-1) == 1
     assert (fold[:, None] == fold[None])[near].mean() > 0.6
     np.testing.assert_array_equal(folds(np.repeat("a", 3), grid[:3]), [0, 1, 2])
+    lost = grid.astype(float)
+    lost[[4, 9]] = np.nan  # without a place: a fold of their own
+    fold = folds(np.repeat("a", 36), lost)
+    assert fold[4] == fold[9]
+    assert (fold == fold[4]).sum() == 2
+    assert len(set(fold)) == 5
 
 
 def test_penalty_is_chosen_on_real_rows_alone(data):

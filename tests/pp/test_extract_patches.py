@@ -555,3 +555,129 @@ def test_what_an_earlier_call_was_told_is_doubted_aloud(caplog):
     pp.extract_patches(sdata, mpp=2.0, source_mpp=1.0)
     pp.extract_patches(sdata, mpp=2.0)
     assert "earlier call" not in caplog.text
+
+
+@pytest.fixture
+def two_regions(painted):
+    """One table of two regions, each in an image of its own; `system` is where the second lies."""
+    import spatialdata
+
+    def build(system="cs"):
+        a, colours = painted(name="a", source_mpp=None)
+        b, more = painted(name="b", rows=2, source_mpp=None)
+        for element in (b["b_image"], b.shapes["b_spots"]):
+            set_transformation(element, {system: Identity()}, set_all=True)
+        both = spatialdata.concatenate([a, b], concatenate_tables=True)
+        both.attrs["c2lst_source_mpp"] = {"a_image": 0.5, "b_image": 0.5}
+        return both, colours, more
+
+    return build
+
+
+def test_regions_that_share_a_coordinate_system_name_an_image_each(two_regions):
+    both, colours, more = two_regions()
+    with pytest.raises(ValueError, match="one for each region: image_key={'a_spots': '...', 'b_spots': '...'}"):
+        pp.extract_patches(both, **FIELD)
+    with pytest.raises(KeyError, match=r"annotates the regions \['a_spots', 'b_spots'\]"):
+        pp.extract_patches(both, **FIELD, image_key={"a_spots": "a_image"})
+    pp.extract_patches(both, **FIELD, image_key={"a_spots": "a_image", "b_spots": "b_image"})
+    np.testing.assert_array_equal(both["table"].obsm["patches"][:, 8, 8], np.concatenate([colours, more]))
+
+
+@pytest.mark.parametrize("how", ["subset", "reversed"])
+def test_what_is_noted_of_regions_outlives_a_subset(two_regions, how):
+    both, *_ = two_regions("cs_b")
+    pp.extract_patches(both, **FIELD)
+    assert patch_meta(both["table"])["regions"] == ["a_spots", "b_spots"]
+    if how == "subset":
+        both = both.filter_by_coordinate_system("cs_b")
+    else:
+        both["table"] = both["table"][::-1].copy()
+    pp.split(both)
+    part = both["table"].obs["c2lst_split"]
+    assert (part == "train").any()
+    assert (part == "test").sum() == sum(round(0.2 * n) for n in both["table"].obs["region"].value_counts() if n)
+
+
+@pytest.mark.parametrize("who", ["source_mpp= says", "attrs", "uns"])
+def test_a_scale_that_the_pitch_contradicts_is_doubted_aloud(who, caplog):
+    import c2lst as c2l
+
+    sdata, told = c2l.datasets.toy_tissue(40), {}
+    sdata["table"].uns["c2lst"].pop("source_mpp")
+    sdata.attrs.pop("c2lst_source_mpp")
+    if who == "attrs":
+        sdata.attrs["c2lst_source_mpp"], who = 0.5, "as c2lst_source_mpp says"
+    elif who == "uns":
+        sdata["table"].uns["c2lst"]["source_mpp"], who = 0.5, "as uns['c2lst']['source_mpp'] says"
+    else:
+        told = {"source_mpp": 0.5}
+    pp.extract_patches(sdata, mpp=2.0, **told)
+    assert f"0.5000 um per pixel, {'as ' if told else ''}{who}; were its hexagonal array one of 100 um" in caplog.text
+    assert "pass source_mpp=1.0000" in caplog.text
+    caplog.clear()
+    pp.split(sdata)  # the patches' own scale is not doubted again
+    assert "array" not in caplog.text
+
+
+def test_a_table_without_places_gets_those_of_its_shapes(painted, caplog):
+    sdata, _ = painted()
+    places = sdata["table"].obsm.pop("spatial")
+    sdata["table"].obs["spot_id"] = np.where(np.arange(12) == 2, 999, np.arange(12) + 100)  # a row without its shape
+    pp.extract_patches(sdata, **FIELD)
+    got = sdata["table"].obsm["spatial"]
+    assert np.isnan(got[2]).all()
+    np.testing.assert_array_equal(np.delete(got, 2, 0), np.delete(places, 2, 0))
+    assert sdata["table"].uns["c2lst"]["spatial_mpp"] == 0.5
+
+
+def test_channels_go_by_their_names(painted, caplog):
+    from spatialdata.models import Image2DModel
+
+    sdata, colours = painted()
+    pixels = sdata["s_image"].data.compute()
+    for names, order in ((["blue", "green", "red"], [2, 1, 0]), (["DAPI", "CD45", "PanCK"], [0, 1, 2])):
+        sdata["s_image"] = Image2DModel.parse(
+            pixels[order], dims=("c", "y", "x"), c_coords=names, transformations={"cs": Identity()}
+        )
+        caplog.clear()
+        pp.extract_patches(sdata, **FIELD)
+        np.testing.assert_array_equal(sdata["table"].obsm["patches"][:, 8, 8], colours)
+        assert ("taken for red, green and blue" in caplog.text) == (names[0] == "DAPI")
+
+
+def test_a_table_of_labels_says_how_to_make_circles_of_them(painted):
+    import pandas as pd
+    import spatialdata
+    from spatialdata.models import Labels2DModel, TableModel
+
+    sdata, colours = painted()
+    labels = np.zeros(sdata["s_image"].shape[1:], dtype=np.int64)
+    for i, (x, y) in enumerate(sdata["table"].obsm["spatial"].astype(int)):
+        labels[y - 8 : y + 8, x - 8 : x + 8] = i + 100
+    sdata["cells"] = Labels2DModel.parse(labels, dims=("y", "x"))
+    set_transformation(sdata["s_image"], Identity(), "global")
+    table = sdata["table"].copy()
+    table.obs["region"] = pd.Categorical(["cells"] * table.n_obs)
+    sdata["table"] = TableModel.parse(
+        table, region="cells", region_key="region", instance_key="spot_id", overwrite_metadata=True
+    )
+    with pytest.raises(KeyError) as caught:
+        pp.extract_patches(sdata, **FIELD)
+    said = caught.value.args[0]
+    code = said.split("Make circles of them: ")[1].rstrip(".")
+    run = {"sdata": sdata, "spatialdata": spatialdata, "pandas": pd, "table_key": "table", "n_obs": table.n_obs}
+    for line in code.replace("`, `", "\n").strip("`").splitlines():
+        exec(line, run)
+    pp.extract_patches(sdata, **FIELD)
+    np.testing.assert_array_equal(sdata["table"].obsm["patches"][:, 8, 8], colours)
+
+
+def test_a_concatenation_that_lost_the_scale_is_told_how_to_keep_it(painted):
+    a, _ = painted(name="a")
+    b, _ = painted(name="b")
+    pp.extract_patches([a, b], **FIELD)
+    with pytest.raises(KeyError, match="uns_merge='same', merge='same'"):
+        patch_meta(ad.concat([a["table"], b["table"]]))
+    kept = ad.concat([a["table"], b["table"]], uns_merge="same", merge="same")
+    assert patch_meta(kept)["mpp"] == FIELD["mpp"]

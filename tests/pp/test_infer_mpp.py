@@ -120,3 +120,10 @@ def test_real_sections_have_one_scale(her2st_dir, section):
     table = ad.AnnData(np.ones((len(obs), 1), np.float32), obs=obs)
     table.obsm["spatial"] = spots[["pixel_x", "pixel_y"]].to_numpy(float)
     assert pp.infer_mpp(table) == pytest.approx(0.688, rel=0.005)
+
+
+def test_a_square_array_too_long_for_legacy_st_is_not_taken_for_one():
+    assert pp.infer_mpp(array(side=36)) == pytest.approx(200 / 80)
+    with pytest.raises(ValueError, match="A square array of 40 positions is no legacy ST"):
+        pp.infer_mpp(array(side=40))  # of a microfluidic grid, say, whose pitch is anything
+    assert pp.infer_mpp(array(side=40), pitch_um=20) == pytest.approx(20 / 80)

@@ -204,3 +204,23 @@ def test_without_the_image_the_gap_is_as_wide(library_key):
     for part in (sdata["table"].obs["c2lst_split"].to_numpy(), alone.obs["c2lst_split"].to_numpy()):
         apart = np.abs(um[part == "train"][:, None] - um[part == "test"][None]).max(-1)
         assert apart.min() >= 4.0 * 64
+
+
+def test_regions_that_share_an_image_keep_the_gap_between_them(painted):
+    from spatialdata.models import ShapesModel, TableModel
+
+    sdata, _ = painted(rows=8, cols=8)
+    table, shapes = sdata["table"].copy(), sdata.shapes["s_spots"]
+    odd = np.arange(64) % 2 == 1
+    table.obs["region"] = pd.Categorical(np.where(odd, "odd", "even"))
+    for name, rows in (("odd", odd), ("even", ~odd)):
+        sdata[name] = ShapesModel.parse(shapes[rows].copy())
+    sdata["table"] = TableModel.parse(
+        table, region=["even", "odd"], region_key="region", instance_key="spot_id", overwrite_metadata=True
+    )
+    pp.extract_patches(sdata, mpp=1.0, patch_px=40)
+    pp.split(sdata, test_size=0.1, seed=3)
+    part, xy = sdata["table"].obs["c2lst_split"].to_numpy(), sdata["table"].obsm["spatial"]
+    apart = np.abs(xy[part == "train"][:, None] - xy[part == "test"][None]).max(-1)
+    assert (part == "test").sum() == 6
+    assert apart.min() >= 82  # px of .5 um: a field of view of 40 um and a pixel of it

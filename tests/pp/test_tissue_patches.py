@@ -107,6 +107,20 @@ def test_excluded_fields_of_view_are_kept_out(painted, n):
     assert pp.tissue_patches(sdata, 300, mpp=0.5, patch_px=32, min_tissue=0).max() == 255
 
 
+@pytest.mark.parametrize("n", [None, 60])
+def test_small_windows_keep_clear_of_wider_patches(painted, n):
+    noise = np.random.default_rng(0).integers(40, 190, (3, 416, 416), dtype=np.uint8)
+    sdata, _ = painted(rows=6, cols=6, image=noise)
+    sdata["table"].obs["held_out"] = np.arange(36) == 14
+    pp.extract_patches(sdata, mpp=1.0, patch_px=64)  # 128 px wide; the windows below are 16
+    x, y = sdata["table"].obsm["spatial"][14].astype(int)
+    noise[:, y - 64 : y + 64, x - 64 : x + 64] = 255
+    sdata["s_image"].data = da.from_array(noise)
+    got = pp.tissue_patches(sdata, n, mpp=0.5, patch_px=16, exclude="held_out", min_tissue=0)
+    assert len(got) > 50
+    assert got.max() < 255
+
+
 @pytest.mark.parametrize("n", [None, 30])
 @pytest.mark.parametrize("scale_factors", [None, [2, 2]])
 def test_held_out_pixels_change_nothing(painted, n, scale_factors):
@@ -206,3 +220,10 @@ def test_a_table_of_labels_is_no_hindrance():
     table.obs[region] = pd.Categorical(["cells"] * table.n_obs)
     table.uns["spatialdata_attrs"]["region"] = "cells"
     assert pp.tissue_patches(sdata, 3, mpp=2.0, source_mpp=1.0).shape == (3, 64, 64, 3)
+
+
+def test_another_name_of_the_table_is_told_where_the_scale_lacks(painted):
+    sdata, _ = painted(source_mpp=None)
+    sdata["square_008um"] = sdata.tables.pop("table")
+    with pytest.raises(ValueError, match=r"none called 'table'; there are \['square_008um'\]: pass table_key="):
+        pp.tissue_patches(sdata, None, mpp=2.0, patch_px=16)

@@ -229,6 +229,33 @@ def test_children_of_spots_set_aside_are_refused(sections, as_synthetic):
     assert c2l.tl.fit_predictor(sections[1:], synthetic=children, subset="mine", **RGB).card["n_synthetic"] == 36
 
 
+def test_parents_under_another_name_are_missed_aloud(sections, as_synthetic, caplog):
+    children = as_synthetic(sections[0].copy())
+    c2l.tl.fit_predictor(sections, synthetic=children, **RGB)
+    assert "parents that are not among the data" not in caplog.text
+    named = {f"other{i}": table for i, table in enumerate(sections)}
+    c2l.tl.fit_predictor(named, synthetic=children, **RGB)
+    assert "36 of 36 synthetic spots have parents that are not among the data" in caplog.text
+    assert "pass {name: section}" in caplog.text
+
+
+def test_regions_of_one_table_are_taken_for_one_section_aloud(sections, caplog):
+    import anndata as ad
+
+    both = ad.concat(
+        {"a": sections[0], "b": sections[1]}, label="region", uns_merge="same", merge="same", index_unique="-"
+    )
+    both.uns["spatialdata_attrs"] = {"region": ["a", "b"], "region_key": "region", "instance_key": "spot"}
+    c2l.tl.fit_predictor(both, **RGB)
+    assert (
+        "fit_predictor takes the 2 regions ['a', 'b'] of one table for one section; pass library_key='region'"
+        in caplog.text
+    )
+    caplog.clear()
+    assert c2l.tl.fit_predictor(both, library_key="region", **RGB).card["sections"] == ["a", "b"]
+    assert "regions" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -348,6 +348,20 @@ def test_unnamed_sections_are_called_that(sections):
     assert set(named["section"]) == {"t"}
 
 
+def test_places_and_regions_are_checked_before_anything_takes_long(sections, monkeypatch):
+    from c2lst.models import _encoders
+
+    monkeypatch.setattr(_encoders, "embed_patches", lambda *a, **k: pytest.fail("embedded"))
+    train, test = sections
+    test[0].obsm["spatial"][2] = np.nan
+    with pytest.raises(ValueError, match="not finite for 1 of the 36 spots"):
+        c2l.tl.learning_curve(train, test, arms=("real",), **FAST)
+    train[0].obs["slide"] = np.repeat(["u", "v"], 18)
+    train[0].uns["spatialdata_attrs"] = {"region": ["u", "v"], "region_key": "slide", "instance_key": "spot"}
+    with pytest.raises(ValueError, match="holds 2 regions, .* pass a SpatialData for each"):
+        c2l.tl.learning_curve(train, test, arms=("real",), **FAST)
+
+
 def test_its_own_pool_is_of_the_table_and_the_image_of_the_patches(caplog):
     made = c2l.datasets.toy_tissue(40, sections=3)
     for sdata in made:

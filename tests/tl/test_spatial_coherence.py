@@ -71,3 +71,44 @@ def test_sections_and_bad_input(told, coloured, snapshot, changed):
     bare.obsm["c2lst_predicted"] = pd.DataFrame({"G0": np.arange(49.0)}, index=bare.obs_names)
     c2l.tl.spatial_coherence([table, bare])
     assert bare.uns["spatial_coherence"]["genes"] == ["G0"] and np.isnan(bare.uns["spatial_coherence"]["corr"])
+
+
+@pytest.fixture
+def regions(told, coloured):
+    """Two sections with predictions, and both in one table as its regions."""
+    a = told[0]
+    b = coloured(64, name="y", seed=1)
+    values = expression(b, [f"G{i}" for i in range(9)])
+    b.obsm["c2lst_predicted"] = pd.DataFrame(values, index=b.obs_names, columns=[f"G{i}" for i in range(9)])
+    both = ad.concat({"x": a, "y": b}, label="region", uns_merge="same", merge="same", index_unique="-")
+    both.obsm["c2lst_predicted"] = pd.DataFrame(
+        np.concatenate([t.obsm["c2lst_predicted"] for t in (a, b)]),
+        index=both.obs_names,
+        columns=[f"G{i}" for i in range(9)],
+    )
+    both.uns["spatialdata_attrs"] = {"region": ["x", "y"], "region_key": "region", "instance_key": "spot"}
+    return a, b, both
+
+
+def test_regions_of_one_table_are_sections(regions):
+    a, b, both = regions
+    for call in (c2l.tl.spatial_coherence, c2l.tl.score):
+        with pytest.raises(ValueError, match="holds 2 regions, .*'x', 'y'.* pass library_key='region'"):
+            call(both)
+    c2l.tl.spatial_coherence([a, b])
+    c2l.tl.spatial_coherence(both, library_key="region")
+    for name, one in (("x", a), ("y", b)):
+        np.testing.assert_allclose(
+            both.uns["spatial_coherence"][name]["measured"], one.uns["spatial_coherence"]["measured"]
+        )
+    axes = c2l.pl.spatial_coherence(both, library_key="region")
+    assert [ax.get_title().split(":")[0] for ax in axes] == ["x", "y"]
+    with pytest.raises(KeyError, match="library_key='region'"):
+        c2l.pl.spatial_coherence(both, library_key="region", key="other")
+
+
+def test_spots_without_a_place_are_counted(told):
+    table = told[0]
+    table.obsm["spatial"][3] = np.nan
+    with pytest.raises(ValueError, match="not finite for 1 of the 64 spots"):
+        c2l.tl.spatial_coherence(table)

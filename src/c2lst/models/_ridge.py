@@ -81,7 +81,10 @@ def ridge_path(
 
 
 def folds(groups: NDArray, positions: NDArray | None, n_folds: int = 4) -> NDArray[np.int64]:
-    """Return the fold of each real spot: its section, or a spatial block where there is one section alone."""
+    """Return the fold of each real spot: its section, or a spatial block where there is one section alone.
+
+    Spots without a place are a block of their own.
+    """
     names, fold = np.unique(groups, return_inverse=True)
     if len(names) > 1 or positions is None or len(groups) < 2 * n_folds:
         if len(names) == 1:
@@ -89,8 +92,13 @@ def folds(groups: NDArray, positions: NDArray | None, n_folds: int = 4) -> NDArr
         return fold
     from scipy.cluster.vq import kmeans2
 
-    start = positions[np.linspace(0, len(positions) - 1, n_folds).round().astype(int)]
-    _, fold = kmeans2(positions.astype(float), start.astype(float), minit="matrix", iter=20)
+    placed = np.isfinite(positions).all(axis=1)
+    if placed.sum() < 2 * n_folds:
+        return np.arange(len(groups)) % n_folds
+    at = positions[placed].astype(float)
+    start = at[np.linspace(0, len(at) - 1, n_folds).round().astype(int)]
+    fold = np.full(len(groups), n_folds)
+    fold[placed] = kmeans2(at, start, minit="matrix", iter=20)[1]
     return np.unique(fold, return_inverse=True)[1]
 
 

@@ -55,9 +55,13 @@ def many_axes(
     return fig.subplots(rows, columns, squeeze=False, **kwargs)
 
 
-def result(table: AnnData, key: str, *, call: str, owner: str, needs: Collection[str] = ()) -> dict[str, Any]:
-    """Return `uns[key]`; raise `KeyError` naming the call that writes it."""
+def result(
+    table: AnnData, key: str, *, call: str, owner: str, needs: Collection[str] = (), within: str | None = None
+) -> dict[str, Any]:
+    """Return `uns[key]`, or the entry `within` it; raise `KeyError` naming the call that writes it."""
     found = table.uns.get(key)
+    if within is not None:
+        found = (found or {}).get(within)
     if found is None:
         raise KeyError(f"uns of {owner} has no {key!r}; it has {listing(table.uns)}. Call `c2lst.tl.{call}` first.")
     missing = [name for name in needs if name not in found]

@@ -28,6 +28,7 @@ def spatial_coherence(
     predicted_key: str = Key.obsm.PREDICTED,
     layer: str | None = None,
     table_key: str = "table",
+    library_key: str | None = None,
     ax: Axes | None = None,
     fig: Figure | SubFigure | None = None,
 ) -> Axes | NDArray[np.object_]:
@@ -48,6 +49,8 @@ def spatial_coherence(
         Where :func:`c2lst.tl.predict` wrote, in `obsm`.
     {layer}
     {table_key}
+    library_key
+        As it was passed to :func:`c2lst.tl.spatial_coherence`.
     ax
         Axes to draw in (one section, no `gene`).
     fig
@@ -78,7 +81,7 @@ def spatial_coherence(
     """
     from c2lst._resolve import sections
 
-    found = sections(data, table_key=table_key)
+    found = sections(data, table_key=table_key, library_key=library_key)
     if ax is not None and (gene is not None or len(found) > 1):
         raise ValueError("This figure has several panels: pass fig= instead of ax=.")
     if gene is not None:
@@ -92,9 +95,10 @@ def spatial_coherence(
         result(
             section.table,
             key,
-            call="spatial_coherence(data)",
+            call=f"spatial_coherence(data{'' if library_key is None else f', library_key={library_key!r}'})",
             owner=f"section {section.name!r}",
             needs=("measured", "predicted", "corr", "bias"),
+            within=None if section.parent is None else section.name,
         )
         for section in found
     ]

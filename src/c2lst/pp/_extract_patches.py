@@ -30,7 +30,7 @@ def extract_patches(
     mpp: float,
     patch_px: int = 64,
     table_key: str = "table",
-    image_key: str | None = None,
+    image_key: str | dict[str, str] | None = None,
     coordinate_system: str | None = None,
     source_mpp: float | None = None,
     pad: str = "reflect",
@@ -54,11 +54,13 @@ def extract_patches(
         Side of a patch in pixels; the field of view is `mpp * patch_px` um.
     {table_key}
     image_key
-        Image to cut from; needed where several lie in the coordinate system of the shapes.
+        Image to cut from; needed where several lie in the coordinate system of the shapes. `{region: image}` where the
+        regions of one table have images of their own.
     coordinate_system
         Where shapes and image meet; needed where they meet in several that disagree.
     source_mpp
-        Microns per pixel of the image at full resolution. `None` takes what is stored on the object
+        Microns per pixel of this image at its first level (of a "hires" image its own, not that of the scan it was made from).
+        A warning says where the pitch of the array contradicts. `None` takes what is stored on the object
         (`uns["c2lst"]["source_mpp"]`, `attrs["c2lst_source_mpp"]`, what an earlier call was told, `microns_per_pixel` of
         Visium HD), then the pitch of the array, see :func:`c2lst.pp.infer_mpp`.
     pad
@@ -84,7 +86,9 @@ def extract_patches(
         `obs["c2lst_valid_<key>"]`.
     `uns["c2lst"]["patches"][key_added]`
         `mpp`, `source_mpp`, `patch_px`, `field_um`, `image_key`, `coordinate_system`, `level`, `store`; a list where
-        the regions of one table differ.
+        the regions of one table differ, in the order of `regions`.
+    `obsm["spatial"]`
+        x, y in pixels of the image, if the table has no such entry.
     `uns["c2lst"]["spatial_mpp"]`
         um per unit of `obsm["spatial"]`, where that has one scale; it may be in pixels of another resolution than the image.
 
@@ -216,6 +220,11 @@ def _write(
     section.write_obs(Key.obs.VALID, valid)
     if key != Key.obsm.PATCHES or f"{Key.obs.VALID}_{key}" in table.obs:
         section.write_obs(f"{Key.obs.VALID}_{key}", valid)
+    if Key.obsm.SPATIAL not in table.obsm:
+        places = np.full((table.n_obs, 2), np.nan)
+        for part in plan:
+            places[part.of_region] = part.xy
+        table.obsm[Key.obsm.SPATIAL] = places
     here["patches"] = {**here.get("patches", {}), key: plan_meta(plan, path)}
     here.pop("spatial_mpp", None)
     here.update(spatial_mpp(plan))

@@ -10,6 +10,8 @@ import numpy as np
 from c2lst._checks import listing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -31,7 +33,9 @@ class Placement:
         return xy * self.scale + np.asarray(self.offset)
 
 
-def find_image(sdata: SpatialData, image_key: str | None, systems: set[str] | None, what: str) -> str:
+def find_image(
+    sdata: SpatialData, image_key: str | None, systems: set[str] | None, what: str, regions: Sequence[str] = ()
+) -> str:
     """Return the image meant: the one named, or the only one in the coordinate `systems` (None: in any)."""
     if image_key is not None:
         if image_key not in sdata.images:
@@ -47,7 +51,8 @@ def find_image(sdata: SpatialData, image_key: str | None, systems: set[str] | No
             f"{where}. Align them with `spatialdata.transformations.set_transformation`."
         )
     if len(found) > 1:
-        raise ValueError(f"Several images fit {what}: {listing(found)}; name one with image_key=.")
+        each = f", or one for each region: image_key={dict.fromkeys(regions, '...')}" if len(regions) > 1 else ""
+        raise ValueError(f"Several images fit {what}: {listing(found)}; name one with image_key={each}.")
     return found[0]
 
 
@@ -60,15 +65,24 @@ def check_system(sdata: SpatialData, coordinate_system: str | None) -> None:
         )
 
 
-def place(sdata: SpatialData, shapes_key: str, image_key: str | None, coordinate_system: str | None) -> Placement:
-    """Compose shapes -> coordinate system -> image into one scale and offset; refuse what is more than that."""
+def place(
+    sdata: SpatialData,
+    shapes_key: str,
+    image_key: str | None,
+    coordinate_system: str | None,
+    regions: Sequence[str] = (),
+) -> Placement:
+    """Compose shapes -> coordinate system -> image into one scale and offset; refuse what is more than that.
+
+    `regions` are all that the call is about, for its messages.
+    """
     check_system(sdata, coordinate_system)
     here = _transformations(sdata.shapes[shapes_key])
     what = f"the shapes {shapes_key!r}"
     if coordinate_system is not None and coordinate_system not in here:
         raise ValueError(f"{what} are not in the coordinate system {coordinate_system!r}; they are in {sorted(here)}.")
     asked = set(here) if coordinate_system is None else {coordinate_system}
-    image_key = find_image(sdata, image_key, asked, what)
+    image_key = find_image(sdata, image_key, asked, what, regions)
     there = _transformations(sdata.images[image_key])
     shared = sorted(asked & set(there))
     if not shared:
@@ -140,9 +154,18 @@ def regions(table: AnnData, sdata: SpatialData) -> list[tuple[str, NDArray[np.in
     for name in dict.fromkeys(of_row):
         if name not in sdata.shapes:
             kind = next((k for k in ("points", "labels") if name in getattr(sdata, k)), None)
-            more = f" (it is in sdata.{kind}, which c2lst does not read: make circles of it)" if kind else ""
+            more, fix = "", ""
+            if kind:
+                more = f" (it is in sdata.{kind}, which c2lst does not read)"
+            if kind == "labels":
+                to = f"{name}_circles"
+                fix = (
+                    f" Make circles of them: `sdata[{to!r}] = spatialdata.to_circles(sdata[{name!r}])`, `sdata[table_key].obs"
+                    f"[{region_key!r}] = pandas.Categorical([{to!r}] * n_obs)`, `sdata.set_table_annotates_spatialelement("
+                    f"table_key, {to!r}, {region_key!r}, {instance_key!r})`."
+                )
             raise KeyError(
-                f"The table annotates {name!r}, which is not among the shapes{more}; there are {listing(sdata.shapes)}."
+                f"The table annotates {name!r}, which is not among the shapes{more}; there are {listing(sdata.shapes)}.{fix}"
             )
         rows = np.flatnonzero(of_row == name)
         shapes = sdata.shapes[name]

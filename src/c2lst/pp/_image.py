@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from c2lst._checks import listing
+from c2lst._logging import logger
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -79,7 +81,16 @@ def _channels(arrays: list[Any], image_key: str) -> list[int]:
     n = arrays[0].shape[0]
     fix = "`spatialdata.models.Image2DModel.parse(image.sel(c=[...three of them...]), c_coords=['r', 'g', 'b'])`"
     if n == 3:
-        return [names.index(c) for c in "rgb"] if set(names) == set("rgb") else [0, 1, 2]
+        for colours in (["r", "g", "b"], ["red", "green", "blue"]):
+            if set(names) == set(colours):
+                return [names.index(c) for c in colours]
+        if any(not re.search(r"\d", name) for name in names):
+            logger.warning(
+                "The channels of the image %r are called %s; they are taken for red, green and blue, in this order. If they "
+                "are stains, this is no H&E. Name them 'r', 'g', 'b' if they are right.",
+                image_key, listing(names),
+            )  # fmt: skip
+        return [0, 1, 2]
     if n == 4 and set(names) == set("rgba"):
         alpha = int(_dask(arrays[-1])[names.index("a")].min().compute())
         if alpha == 255:  # opaque everywhere: nothing is lost with it

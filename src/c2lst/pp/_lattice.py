@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 VISIUM_UM = 100.0  # centre to centre, hexagonal
 LEGACY_ST_UM = 200.0  # centre to centre, square
-LEGACY_ST_SIDE = 80  # a square array longer than this is no legacy ST (33 x 35): its pitch must be told
+LEGACY_ST_SIDE = 36  # a square array longer than this is no legacy ST (33 x 35): its pitch must be told
 INDICES = (("array_row", "array_col"), ("y", "x"))
 
 

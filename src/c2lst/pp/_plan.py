@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from c2lst._checks import listing
 from c2lst._keys import Key
 from c2lst._logging import logger
 from c2lst._notes import jsonable
@@ -37,23 +38,26 @@ class Plan:
     corners: NDArray[np.int64]
     image_key: str
     coordinate_system: str
-    spatial_mpp: float | None = (
-        None  # um per unit of obsm["spatial"], where that is proportional to places in the image
-    )
+    spatial_mpp: float | None  # um per unit of obsm["spatial"], where that is proportional to places in the image
+    region: str
+    of_region: NDArray[np.int64]  # all rows of the region, and where they lie in the image (pixels of level 0)
+    xy: NDArray[np.float64]
 
 
 def make_plan(
     section: Section,
     mpp: float,
     patch_px: int,
-    image_key: str | None,
+    image_key: str | dict[str, str] | None,
     coordinate_system: str | None,
     source_mpp: float | None,
 ) -> list[Plan]:
     out, outside, nowhere = [], 0, 0
     at = _lattice.indices(section.table)
-    for region, rows, xy in regions(section.table, section.sdata):
-        where = place(section.sdata, region, image_key, coordinate_system)
+    found = regions(section.table, section.sdata)
+    images = _images(image_key, [name for name, *_ in found])
+    for region, rows, xy in found:
+        where = place(section.sdata, region, images[region], coordinate_system, regions=list(images))
         pyramid = levels(section.sdata, where.image_key)
         xy = where.pixels(xy)
         scale = find_source_mpp(
@@ -88,8 +92,22 @@ def make_plan(
             )
         nowhere += int((~known).sum())
         outside += int((known & ~inside).sum())
-        spatial = _spatial_mpp(section.table, rows, xy * scale)
-        out.append(Plan(cutter, rows[inside], corners[inside], where.image_key, where.coordinate_system, spatial))
+        # where nothing says where spots lie, their places in the image are written
+        bare = Key.obsm.SPATIAL not in section.table.obsm
+        spatial = scale if bare else _spatial_mpp(section.table, rows, xy * scale)
+        out.append(
+            Plan(
+                cutter,
+                rows[inside],
+                corners[inside],
+                where.image_key,
+                where.coordinate_system,
+                spatial,
+                region,
+                rows,
+                xy,
+            )
+        )
     logger.info(
         "%s: %d patches of %d px at %g um/px, a field of view of %g um, from level %s of %s (%s um/px).",
         section.name,
@@ -112,6 +130,17 @@ def make_plan(
             outside,
         )
     return out
+
+
+def _images(image_key: str | dict[str, str] | None, names: list[str]) -> dict[str, str | None]:
+    """Return the image that is named for each region."""
+    if not isinstance(image_key, dict):
+        return dict.fromkeys(names, image_key)
+    if set(image_key) != set(names):
+        raise KeyError(
+            f"image_key= names images for {listing(image_key)}, the table annotates the regions {listing(names)}; name one for each."
+        )
+    return {name: image_key[name] for name in names}
 
 
 def _spatial_mpp(table: AnnData, rows: NDArray[np.int64], um: NDArray[np.float64]) -> float | None:
@@ -145,6 +174,8 @@ def plan_meta(plan: list[Plan], path: str | None) -> dict[str, Any]:
             "coordinate_system": _one([p.coordinate_system for p in plan]),
             "level": _one([p.cutter.level.index for p in plan]),
             "store": path,
+            # by which a list above is read: rows may be left out or reordered later
+            **({"regions": [p.region for p in plan]} if len(plan) > 1 else {}),
         }
     )
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 def positions_um(
     section: Section, *, patch_key: str = Key.obsm.PATCHES, source_mpp: float | None = None
-) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Return rows and x, y in um for each region of a section; NaN where a spot has no place.
+) -> list[tuple[NDArray[np.int64], NDArray[np.float64], str]]:
+    """Return rows, x and y in um, and the image, for each region of a section; NaN where a spot has no place.
 
     With an image, the places are those the patches were cut at; without one, `obsm["spatial"]`, times what a unit of it
     was when the patches were cut: it may be in pixels of another resolution than the image.
@@ -40,12 +40,17 @@ def positions_um(
                 f"has {listing(table.obsm)}."
             )
         xy = np.asarray(table.obsm["spatial"], dtype=float)[:, :2]
-        return [(np.arange(table.n_obs), xy * _scale_of(table, xy, at, meta, source_mpp))]
+        return [(np.arange(table.n_obs), xy * _scale_of(table, xy, at, meta, source_mpp), "")]
     found = regions(table, section.sdata)
     out = []
-    for i, (region, rows, xy) in enumerate(found):
+    for region, rows, xy in found:
+        cut = meta.get("regions") or [name for name, *_ in found]
+        i = cut.index(region) if region in cut else None  # rows may have been left out or reordered since
         image_key, system, told = (meta.get(k) for k in ("image_key", "coordinate_system", "source_mpp"))
-        image_key, system, told = (v[i] if isinstance(v, list) else v for v in (image_key, system, told))
+        image_key, system, told = (
+            v if not isinstance(v, list) else v[i] if i is not None and i < len(v) else None
+            for v in (image_key, system, told)
+        )
         where = place(section.sdata, region, image_key, system)
         xy = where.pixels(xy)
         scale = find_source_mpp(
@@ -57,8 +62,9 @@ def positions_um(
             shape_scale=where.scale,
             at=None if at is None else at[rows],
             xy=xy,
+            check=source_mpp is not None or told is None,  # what the patches were cut at was compared then
         )
-        out.append((rows, xy * scale))
+        out.append((rows, xy * scale, where.image_key))
     return out
 
 

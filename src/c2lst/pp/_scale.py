@@ -35,15 +35,18 @@ def find_source_mpp(
     shape_scale: float | None = None,
     at: NDArray[np.float64] | None = None,
     xy: NDArray[np.float64] | None = None,
+    check: bool = True,
 ) -> float:
     """Return microns per pixel (level 0) of an image; raise `ValueError` where nothing tells.
 
-    `shape_scale` is pixels of the image per unit of the shapes, `at` array indices and `xy` positions in the image.
+    `shape_scale` is pixels of the image per unit of the shapes, `at` array indices and `xy` positions in the image. What
+    was told is compared with the pitch of the array, and a warning says where they differ, unless `check` is off.
     """
     if given is not None:
         check_positive("source_mpp", given)
-        return float(given)
-    value, earlier = _stored(sdata, table, image_key)
+        value, told = float(given), "as source_mpp= says"
+    else:
+        value, told = _stored(sdata, table, image_key)
     if value is None and shape_scale is not None:
         per_pixel = _microns_per_pixel(sdata, table)
         # SpaceRanger means pixels of the full-resolution image, and the shapes are drawn in them
@@ -51,16 +54,17 @@ def find_source_mpp(
     if value is None and at is not None and xy is not None:
         value, kind, pitch = _by_pitch(at, xy, region)
         logger.info("%s: %s array, pitch %.2f px: %.4f um per pixel.", image_key, kind, pitch, value)
-    if earlier and at is not None and xy is not None:
+    if told and check and at is not None and xy is not None:
+        check_positive("the stored source mpp", value)
         try:
-            usual, kind, _ = _by_pitch(at, xy, region)
+            usual, kind, pitch = _by_pitch(at, xy, region)
         except ValueError:  # no array whose pitch is known
-            usual, kind = value, ""
+            usual, kind, pitch = value, "", 1.0
         if abs(value / usual - 1) > 0.02:
             logger.warning(
-                "%s: %.4f um per pixel, as an earlier call was told; by the pitch of the %s array it would be %.4f. If that is "
-                "right, pass source_mpp=%.4f.",
-                image_key, value, kind, usual, usual,
+                "%s: %.4f um per pixel, %s; were its %s array one of %g um, it would be %.4f. It must be that of this very "
+                "image, not of a larger one it was made from. If the pitch is right, pass source_mpp=%.4f.",
+                image_key, value, told, kind, usual * pitch, usual, usual,
             )  # fmt: skip
     if value is None:
         raise ValueError(f"Nothing says how many microns a pixel of the image {image_key!r} is; {FIX}.")
@@ -74,8 +78,8 @@ def _by_pitch(at: NDArray[np.float64], xy: NDArray[np.float64], region: str | No
     return _lattice.default_pitch(kind, at, bin_width(region)) / pitch, kind, pitch
 
 
-def _stored(sdata: SpatialData, table: AnnData | None, image_key: str) -> tuple[float | None, bool]:
-    """Return what is stored, and whether only an earlier call's patches say it."""
+def _stored(sdata: SpatialData, table: AnnData | None, image_key: str) -> tuple[float | None, str]:
+    """Return what is stored, and who says it."""
     mine = (table.uns.get(Key.UNS) or {}) if table is not None else {}
     for where, value in ((f"uns['{Key.UNS}']['source_mpp']", mine.get("source_mpp")), (ATTR, sdata.attrs.get(ATTR))):
         if isinstance(value, dict):
@@ -89,14 +93,14 @@ def _stored(sdata: SpatialData, table: AnnData | None, image_key: str) -> tuple[
             )
             value = None
         if value is not None and not isinstance(value, str):
-            return float(value), False
+            return float(value), f"as {where} says"
     # what an earlier call was told about this very image
     earlier = {
         float(p["source_mpp"])
         for p in (mine.get("patches") or {}).values()
         if np.ndim(p.get("source_mpp", [])) == 0 and str(p.get("image_key")) == image_key
     }
-    return (earlier.pop(), True) if len(earlier) == 1 else (None, False)
+    return (earlier.pop(), "as an earlier call was told") if len(earlier) == 1 else (None, "")
 
 
 def _microns_per_pixel(sdata: SpatialData, table: AnnData | None) -> float | None:

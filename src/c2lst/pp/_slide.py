@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from c2lst._checks import listing
 from c2lst._keys import Key
 from c2lst._resolve import sections
 
@@ -40,11 +41,19 @@ class Slide:
         """Return height and width of a window in pixels of the level."""
         return np.array([self.cutter.axis(self.cutter.level.fy)[2], self.cutter.axis(self.cutter.level.fx)[2]])
 
+    def field(self) -> NDArray[np.float64]:
+        """Return height and width, in pixels of the level, of the widest field that the spots' patches have, or a window."""
+        known = ((self.table.uns.get(Key.UNS) or {}).get("patches") or {}) if self.table is not None else {}
+        um = max((float(p["field_um"]) for p in known.values() if "field_um" in p), default=0.0)
+        level = self.cutter.level
+        field = um / self.cutter.source_mpp / np.array([level.fy, level.fx])
+        return np.where(field > self.size() + 1, field, self.size())
+
     def tissue(self, unseen: NDArray[np.int64] | None = None) -> Tissue:
-        """Find the tissue, at a resolution that fits the field of view; the windows at corners `unseen` have no say."""
+        """Find the tissue, at a resolution that fits the field of view; spots with windows at corners `unseen` have no say."""
         if unseen is not None:
-            factor = np.array([self.cutter.level.fy, self.cutter.level.fx])
-            unseen = np.hstack([unseen * factor, (unseen + self.size()) * factor])
+            factor, more = np.array([self.cutter.level.fy, self.cutter.level.fx]), (self.field() - self.size()) / 2
+            unseen = np.hstack([(unseen - more) * factor, (unseen + self.size() + more) * factor])
         return find_tissue(self.pyramid, self.cutter.source_mpp, self.cutter.mpp * self.cutter.patch_px, unseen)
 
     def room(self) -> NDArray[np.int64]:
@@ -104,22 +113,30 @@ def slides(
         elif spots is not None and len(spots) > 1:
             raise ValueError(
                 f"The table {table_key!r} annotates several regions: {[s[0] for s in spots]}; pass a list with one "
-                "SpatialData a region."
+                "SpatialData a region (`sdata.filter_by_coordinate_system`, or `sdata.subset`)."
             )
         key = find_image(sdata, key, None if system is None else {system}, "this call")
         if system is None:
             system = sorted(_transformations(sdata.images[key]))[0]
         pyramid = levels(sdata, key)
-        source = find_source_mpp(
-            source_mpp,
-            sdata,
-            table,
-            key,
-            region=region,
-            shape_scale=scale,
-            at=None if xy is None else _lattice.indices(table),
-            xy=xy,
-        )
+        try:
+            source = find_source_mpp(
+                source_mpp,
+                sdata,
+                table,
+                key,
+                region=region,
+                shape_scale=scale,
+                at=None if xy is None else _lattice.indices(table),
+                xy=xy,
+            )
+        except ValueError as error:
+            if table is None and len(sdata.tables):
+                raise ValueError(
+                    f"{error} A table may tell, but there is none called {table_key!r}; there are {listing(sdata.tables)}: "
+                    "pass table_key=."
+                ) from error
+            raise
         cutter = Cutter(pick_level(pyramid, mpp, source, key), patch_px, float(mpp), source)
         named = name or (table.uns.get(Key.SECTION) if table is not None else None) or sdata.attrs.get(Key.SECTION)
         out.append(Slide(str(named or region or f"section{i}"), table, key, system, cutter, pyramid, xy))

@@ -136,7 +136,8 @@ def _block(section: Section, test_size: float, gap: float, seed: int, **how: Any
     from scipy.spatial import cKDTree
 
     part = np.full(section.table.n_obs, "gap", dtype="<U5")
-    for i, (rows, xy) in enumerate(positions_um(section, **how)):
+    found = positions_um(section, **how)
+    for i, (rows, xy, _) in enumerate(found):
         placed = np.isfinite(xy).all(axis=1)
         rows, xy = rows[placed], xy[placed]
         if len(rows) < 2:
@@ -148,6 +149,12 @@ def _block(section: Section, test_size: float, gap: float, seed: int, **how: Any
         far[test] = False
         part[rows[far]] = "train"
         part[rows[test]] = "test"
+    for image in {image for *_, image in found}:  # regions that share an image share its pixels
+        rows = np.concatenate([rows for rows, _, where in found if where == image])
+        xy = np.concatenate([xy for _, xy, where in found if where == image])
+        test, train = part[rows] == "test", part[rows] == "train"
+        near = cKDTree(xy[test]).query(xy[train], p=np.inf)[0] < gap
+        part[rows[train][near]] = "gap"
     if not (part == "train").any():
         raise ValueError(
             f"Section {section.name!r}: a test block of {test_size:.0%} and a gap of {gap:g} um leave no spot to train "

@@ -116,16 +116,21 @@ def _without(small: NDArray[np.float32], boxes: NDArray[np.float64]) -> NDArray[
     return small[:, near[0], near[1]]
 
 
-def free_of(cutter: Cutter, corners: NDArray[np.int64], taken: NDArray[np.int64]) -> NDArray[np.bool_]:
+def free_of(
+    cutter: Cutter, corners: NDArray[np.int64], taken: NDArray[np.int64], field: NDArray[np.float64] | None = None
+) -> NDArray[np.bool_]:
     """Return which windows share no pixel with any of the windows at the corners `taken`.
 
-    On a coarser level they keep a pixel apart, for its pixels may lie up to one off where the sizes of levels are odd.
+    `field` is the height and width around the centres of those that is kept clear, if it is more than a window. On a
+    coarser level they keep a pixel apart, for its pixels may lie up to one off where the sizes of levels are odd.
     """
     if not len(taken) or not len(corners):
         return np.ones(len(corners), dtype=bool)
     from scipy.spatial import cKDTree
 
     size = np.array([cutter.axis(cutter.level.fy)[2], cutter.axis(cutter.level.fx)[2]], dtype=float)
+    if field is not None:  # of another size, cut apart: each may lie a pixel off its centre
+        size += np.where(field > size, (field - size) / 2 + 1, 0)
     size += float(cutter.level.index > 0)
     distance, _ = cKDTree(taken / size).query(corners / size, k=1, p=np.inf)
     return distance >= 1 - 1e-9

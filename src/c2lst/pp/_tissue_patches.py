@@ -181,7 +181,7 @@ def _random(
 
     def fits(at: NDArray[np.int64]) -> NDArray[np.bool_]:
         ok = (tissue.share(slide.cutter, at) >= min_tissue - 1e-9) & (at <= room).all(axis=1)
-        ok[ok] = free_of(slide.cutter, at[ok], spots)
+        ok[ok] = free_of(slide.cutter, at[ok], spots, slide.field())
         return ok
 
     start = rng.integers(0, np.minimum(step, room + 1))
@@ -206,7 +206,7 @@ def _grid(slide: Slide, spots: NDArray[np.int64], min_tissue: float) -> NDArray[
         for kx in range(OFFSETS):
             at = _lattice_of(size * [ky, kx] // OFFSETS, room, size)
             at = at[tissue.share(slide.cutter, at) >= min_tissue - 1e-9]
-            at = at[free_of(slide.cutter, at, spots)]
+            at = at[free_of(slide.cutter, at, spots, slide.field())]
             best = at if len(at) > len(best) else best
     return best
 

@@ -16,6 +16,7 @@ from c2lst._keys import Key
 from c2lst._logging import logger
 from c2lst._patches import patch_meta
 from c2lst._random import derive, generator
+from c2lst._resolve import several_regions
 from c2lst.models._ridge import ALPHAS
 
 from ._arms import GENERATED, PSEUDO, Extra, classical, mixup, shuffled, shuffled_within
@@ -69,6 +70,14 @@ class Bench:
 
         seen = spots(train, table_key=table_key, patch_key=patch_key, at_least=8, what="learning_curve")
         held = spots(test, table_key=table_key, patch_key=patch_key, at_least=8, what="learning_curve")
+        for s in [*seen, *held]:
+            regions = several_regions(s.section.table)
+            if regions:
+                raise ValueError(
+                    f"The table of section {s.section.name!r} holds {len(regions[1])} regions, {listing(regions[1])}: sections are "
+                    "drawn from and scored one by one, so pass a SpatialData for each (`sdata.filter_by_coordinate_system` or "
+                    "`sdata.subset`)."
+                )
         both = {s.section.name for s in seen} & {s.section.name for s in held}
         if any(s.section.positional and s.section.name in both for s in [*seen, *held]):
             raise ValueError(
@@ -107,13 +116,13 @@ class Bench:
         for t, s in zip(light, seen, strict=True):
             t.X = _all_genes(s, list(t.var_names), layer)
             t.uns[Key.UNS] = {**t.uns.get(Key.UNS, {}), "expression": LOG1P}
+        graphs = [graph(s.table, s.rows) for s in held]  # before anything takes long: places may lack
         pp.select_genes(light, n_top=n_top, key_added=EVALUATION)
         genes = [g for g in light[0].var_names if light[0].var[EVALUATION][g]]
         features = [embed_patches(s.patches, encoder, model) for s in seen]
         test_features = [embed_patches(s.patches, encoder, model) for s in held]
         target = [expression(s.table[s.rows], genes, layer) for s in seen]
         test_target = [expression(s.table[s.rows], genes, layer) for s in held]
-        graphs = [graph(s.table, s.rows) for s in held]
         places = [np.asarray(s.table.obsm[Key.obsm.SPATIAL])[s.rows][:, :2] for s in held]
         blocks = [spatial_blocks(at, n_blocks) for at in places]
         digest = hashlib.sha256()

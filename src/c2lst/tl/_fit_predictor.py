@@ -8,6 +8,7 @@ import numpy as np
 from c2lst._checks import check_choice, check_patches, check_positive, listing
 from c2lst._docs import doc
 from c2lst._expression import check_genes, expression
+from c2lst._logging import logger
 from c2lst._patches import get_patches
 from c2lst._random import derive
 
@@ -15,6 +16,7 @@ from ._inputs import (
     central_for,
     check_scale,
     common_panel,
+    everyone,
     is_pseudo,
     parent_keys,
     scale_of,
@@ -144,6 +146,7 @@ def fit_predictor(
             raise ValueError("kind='ridge-whitened' needs pool=, e.g. c2lst.pp.tissue_patches(sdata, 1000, mpp=...).")
         check_patches(pool, "pool")
     aside: set[tuple[str, str]] = set()
+    known: set[tuple[str, str]] | None = None
     for table in added:
         pseudo = is_pseudo(table)
         if not pseudo:
@@ -158,6 +161,17 @@ def fit_predictor(
         if not table.n_obs:
             raise ValueError("A table of synthetic spots is empty; leave it out.")
         check_scale(table, mpp, patch_px, "the predictor")
+        if not pseudo:
+            known = everyone(data, table_key, library_key) if known is None else known
+            unknown = [p for p in parent_keys(table) if p not in known]
+            if unknown:
+                logger.warning(
+                    "%d of %d synthetic spots have parents that are not among the data: theirs are of the sections %s, the data are %s. "
+                    "Whether these were set aside cannot be told, and they stay in when the section of their parent is left out to "
+                    "choose the penalty. If they are the same sections under other names, pass {name: section}.",
+                    len(unknown), table.n_obs, listing(sorted({section for section, _ in unknown})),
+                    listing(sorted({section for section, _ in known})),
+                )  # fmt: skip
         if not pseudo and subset is not None:
             aside = aside or set_aside(data, subset, table_key, library_key)
             n_leaked = sum(p in aside for p in parent_keys(table))

@@ -25,6 +25,12 @@ def graph(table: AnnData, rows: NDArray[np.int64]) -> sp.csr_matrix:
     if "spatial" not in table.obsm:
         raise KeyError(f"obsm has no 'spatial' (positions of the spots); it has {listing(table.obsm)}.")
     at = np.asarray(table.obsm["spatial"], dtype=float)[rows][:, :2]
+    lost = ~np.isfinite(at).all(axis=1)
+    if lost.any():
+        raise ValueError(
+            f"obsm['spatial'] is not finite for {lost.sum()} of the {len(at)} spots that are meant; give them a place, or leave "
+            "them out."
+        )
     if len(at) <= N_NEIGHBOURS:
         raise ValueError(f"{len(at)} spots are too few for Moran's I; it needs more than {N_NEIGHBOURS}.")
     light = AnnData(np.zeros((len(at), 1), dtype=np.float32), obsm={"spatial": at})

@@ -12,7 +12,7 @@ from c2lst._expression import panel
 from c2lst._keys import Key
 from c2lst._logging import logger
 from c2lst._patches import get_patches, patch_meta, valid_mask
-from c2lst._resolve import Section, sections
+from c2lst._resolve import Section, sections, several_regions
 from c2lst._subset import subset_masks
 
 if TYPE_CHECKING:
@@ -65,6 +65,13 @@ def spots(
     """Resolve `data` into sections and read the patches of the spots that are meant and valid."""
     out = []
     found = sections(data, table_key=table_key, library_key=library_key)
+    for s in found if what in ("adapt", "fit_predictor") else []:
+        regions = several_regions(s.table) if s.parent is None else None
+        if regions:
+            logger.warning(
+                "%s takes the %d regions %s of one table for one section; pass library_key=%r if they are sections.",
+                what, len(regions[1]), listing(regions[1]), regions[0],
+            )  # fmt: skip
     for section, mask in zip(found, subset_masks(found, subset), strict=True):
         patches = get_patches(section.table, patch_key)
         rows = np.flatnonzero(mask & valid_mask(section.table, patch_key))
@@ -167,6 +174,12 @@ def synthetic_table(synthetic: Any, name: str = "synthetic") -> AnnData:
 def parent_keys(synthetic: AnnData) -> list[tuple[str, str]]:
     """Return section and obs_name of the parent of each synthetic spot."""
     return list(zip(synthetic.obs[Key.SECTION].astype(str), synthetic.obs[Key.obs.PARENT].astype(str), strict=True))
+
+
+def everyone(data: Any, table_key: str, library_key: str | None) -> set[tuple[str, str]]:
+    """Return section and obs_name of all spots."""
+    found = sections(data, table_key=table_key, library_key=library_key)
+    return {(s.name, str(n)) for s in found for n in s.table.obs_names}
 
 
 def set_aside(data: Any, subset: str | None, table_key: str, library_key: str | None) -> set[tuple[str, str]]:

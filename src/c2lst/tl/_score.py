@@ -8,7 +8,7 @@ from c2lst._checks import listing
 from c2lst._docs import doc
 from c2lst._expression import expression
 from c2lst._notes import record
-from c2lst._resolve import sections
+from c2lst._resolve import check_sections, sections
 
 from ._graph import graph
 
@@ -76,6 +76,7 @@ def score(
     from c2lst.metrics import morans_i, mse, pearson
 
     found = sections(data, table_key=table_key, library_key=library_key)
+    check_sections(found, "predictions are scored")
     ready = [measured_and_predicted(s.table, s.name, predicted_key, layer) for s in found]
     for s, (genes, rows, measured, predicted) in zip(found, ready, strict=True):
         links = graph(s.table, rows)

@@ -4,7 +4,7 @@ from typing import Any
 
 from c2lst._docs import doc
 from c2lst._notes import jsonable
-from c2lst._resolve import sections
+from c2lst._resolve import check_sections, sections
 
 from ._graph import N_NEIGHBOURS, graph
 from ._score import measured_and_predicted
@@ -17,6 +17,7 @@ def spatial_coherence(
     predicted_key: str = "c2lst_predicted",
     layer: str | None = None,
     table_key: str = "table",
+    library_key: str | None = None,
     key_added: str = "spatial_coherence",
 ) -> None:
     """Compare the spatial order of predicted genes with that of measured ones, by Moran's I on one graph.
@@ -32,12 +33,14 @@ def spatial_coherence(
         Key of `obsm`.
     {layer}
     {table_key}
+    library_key
+        Column of `obs` that names the sections of a concatenated AnnData, or the regions of one table.
     key_added
         Key of `uns`.
 
     Returns
     -------
-    `None`. Sets `uns["spatial_coherence"]` of each section, a dict:
+    `None`. Sets `uns["spatial_coherence"]` of each section (with `library_key`, `{section: ...}` of the table), a dict:
 
     `genes`, `measured`, `predicted`
         Moran's I (Moran 1950) of each gene, on the graph of six nearest neighbours.
@@ -48,6 +51,8 @@ def spatial_coherence(
     ------
     KeyError
         There is no prediction, or no positions.
+    ValueError
+        A table holds several regions and no `library_key` is given, or there are too few spots.
 
     Examples
     --------
@@ -63,7 +68,9 @@ def spatial_coherence(
     from c2lst.metrics import moran_agreement, morans_i
 
     done = []
-    for s in sections(data, table_key=table_key):
+    found = sections(data, table_key=table_key, library_key=library_key)
+    check_sections(found, "Moran's I is taken")
+    for s in found:
         genes, rows, measured, predicted = measured_and_predicted(s.table, s.name, predicted_key, layer)
         links = graph(s.table, rows)
         ours, theirs = morans_i(predicted, links), morans_i(measured, links)
@@ -78,5 +85,8 @@ def spatial_coherence(
                 "params": jsonable({"predicted_key": predicted_key, "layer": layer, "n_neighbors": N_NEIGHBOURS}),
             }
         )
-    for s, result in zip(sections(data, table_key=table_key), done, strict=True):
-        s.table.uns[key_added] = result
+    for s, result in zip(found, done, strict=True):
+        if s.parent is None:
+            s.table.uns[key_added] = result
+    if found[0].parent is not None:
+        found[0].parent.uns[key_added] = {s.name: result for s, result in zip(found, done, strict=True)}
