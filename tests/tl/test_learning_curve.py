@@ -211,6 +211,49 @@ def test_what_the_central_model_knows_without_drawing_a_patch(coloured, runs):
     assert np.isfinite(df.pcc).all()
 
 
+def test_labels_of_a_teacher_do_not_know_the_fold_that_is_left_out(coloured, runs, monkeypatch):
+    from c2lst.models import _ridge
+
+    rng = np.random.default_rng(0)
+    *train, test = (coloured(36, seed=i, name=n, px=64) for i, n in enumerate("abct"))
+    for table in train:  # genes that no patch tells
+        table.X = rng.poisson(20, table.shape).astype(np.float32)
+    pool = np.concatenate([t.obsm["patches"] for t in train])  # tissue of the sections, each left out in turn
+    best = []
+    choose = _ridge.choose_alpha
+
+    def seen(*args, **kwargs):
+        best.append(choose(*args, **kwargs))
+        return best[-1]
+
+    monkeypatch.setattr(_ridge, "choose_alpha", seen)
+    found = {}
+    for arm in ("pseudo", "pseudo-central"):
+        kwargs = {
+            "fractions": (0.5,),
+            "seeds": [0],
+            "pool": pool,
+            "central": "toy",
+            "weight": 10.0,
+            **FAST,
+            "encoder": "central",
+        }
+        c2l.tl.learning_curve(train, test, arms=("real", arm), **kwargs)
+        found[arm] = max(best[-1][1])
+        draw = runs["draws"][-1]
+        extra = next(v for k, v in draw.extras.items() if k.startswith(arm))
+        assert set(extra.without) == {0, 1, 2}
+        # with the teacher that saw all, what is noise comes back as if it were known
+        x = np.concatenate([draw.features, extra.features])
+        y, n = np.concatenate([draw.target, extra.target]).astype(float), len(draw.target)
+        weight = np.r_[np.ones(n), np.full(len(y) - n, 10 * n / (len(y) - n))]
+        fold = np.r_[_ridge.folds(draw.groups, draw.positions), np.full(len(y) - n, -1)]
+        mean, rotation = _ridge.standardiser(x, weight)
+        _, leaked = choose((x - mean) @ rotation, y, weight, np.arange(len(y)) < n, fold)
+        assert max(leaked) > found[arm] + 0.15
+    assert max(found.values()) < 0.15
+
+
 def test_order_of_arms_does_not_matter(sections, pool):
     train, test = sections
     kwargs = {"fractions": (0.5,), "seeds": [0], "pool": pool, **FAST}

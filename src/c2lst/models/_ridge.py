@@ -15,6 +15,7 @@ N_COMPONENTS = 256
 FLOOR = 0.1
 SHRINKAGE = 0.9
 TIE = 1e-3  # penalties whose mean PCC differs by no more are level
+NEVER = -2  # fold of a row that has no say in the choice of a penalty
 RECIPE = 2  # another number where fits change, so that kept runs of before are not mixed with those of after
 
 
@@ -109,10 +110,13 @@ def choose_alpha(
     real: NDArray[np.bool_],
     fold: NDArray[np.int64],
     alphas: tuple[float, ...] = ALPHAS,
+    without: dict[int, NDArray] | None = None,
 ) -> tuple[float, list[float]]:
     """Return the penalty with the best mean PCC per gene on real spots of folds left out, and the whole curve.
 
-    `fold` has an entry a row; synthetic rows carry the fold of their parent and leave with it (-1 stays).
+    `fold` has an entry a row; synthetic rows carry the fold of their parent and leave with it (-1 stays, `NEVER` is left out
+    of every fit here). `without` gives the labels of all rows as they are when a fold has no say in them: labels that a
+    predictor wrote know the spots it was fitted on.
     """
     from c2lst.metrics import pearson
 
@@ -124,11 +128,12 @@ def choose_alpha(
     for i, name in enumerate(names):
         out = fold == name
         test = out & real
-        train = ~out
+        train = ~out & (fold != NEVER)
+        known = y if without is None else without[int(name)]
         if test.sum() < 3 or (train & real).sum() < 2:
             continue
         used += 1
-        for j, (coef, intercept) in enumerate(ridge_path(x[train], y[train], weight[train], alphas)):
+        for j, (coef, intercept) in enumerate(ridge_path(x[train], known[train], weight[train], alphas)):
             scores[i, j] = np.nanmean(np.nan_to_num(pearson(x[test] @ coef + intercept, y[test])))
     if not used:
         return 1e3, []
@@ -146,6 +151,7 @@ def fit_ridge(
     *,
     pool: NDArray | None = None,
     alphas: tuple[float, ...] = ALPHAS,
+    without: dict[int, NDArray] | None = None,
 ) -> tuple[dict[str, NDArray], dict]:
     """Fit the recipe; `pool` (features of unpaired patches) whitens. Returns the arrays and what was chosen.
 
@@ -162,7 +168,8 @@ def fit_ridge(
         if not part.any():
             continue
         y = target[rows][:, part].astype(np.float64)
-        alpha, curve = choose_alpha(x[rows], y, weight[rows], real[rows], fold[rows], alphas)
+        held = None if without is None else {k: v[rows][:, part].astype(np.float64) for k, v in without.items()}
+        alpha, curve = choose_alpha(x[rows], y, weight[rows], real[rows], fold[rows], alphas, held)
         (fitted,) = ridge_path(x[rows], y, weight[rows], (alpha,))
         coef[:, part], intercept[part] = fitted
         chosen.setdefault("alpha", alpha)

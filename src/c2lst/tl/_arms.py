@@ -43,6 +43,7 @@ class Extra:
     features: NDArray[np.float32] | None = None
     profiles: NDArray[np.float32] | None = None
     judged: NDArray[np.float32] | None = None
+    without: dict[int, NDArray[np.float32]] | None = None  # targets as they are when a fold's spots are not known
 
     def relabelled(self, order: NDArray[np.int64]) -> Extra:
         """Give each patch the genes of another."""
@@ -51,7 +52,9 @@ class Extra:
     def take(self, rows: NDArray) -> Extra:
         """Keep some."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Extra(**{k: None if v is None else v[rows] for k, v in given.items()})
+        without = given.pop("without")
+        made = Extra(**{k: None if v is None else v[rows] for k, v in given.items()})
+        return made if without is None else replace(made, without={k: v[rows] for k, v in without.items()})
 
 
 def classical(patches: NDArray[np.uint8], target: NDArray, n: int, seed: int) -> Extra:

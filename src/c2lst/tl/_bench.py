@@ -303,7 +303,10 @@ class Draw:
             if extra is not None:
                 features = np.concatenate([features, self.featured(extra)])
             pool = bench.pool_features if kind == "ridge-whitened" else None
-            arrays, _ = fit_ridge(features, target, weight, real, fold, pool=pool, alphas=alphas)
+            without = None
+            if extra is not None and extra.without is not None and len(alphas) > 1:
+                without = {k: np.concatenate([self.target, y]) for k, y in extra.without.items()}
+            arrays, _ = fit_ridge(features, target, weight, real, fold, pool=pool, alphas=alphas, without=without)
         mpp, patch_px = scale_of(self.light[0])
         fitted = Predictor(kind, bench.genes, arrays, network=network, mpp=mpp, patch_px=patch_px)
         return lambda patches, features: fitted.from_patches(patches, features=features)
@@ -448,8 +451,12 @@ class Draw:
         return Extra(made.obsm[Key.obsm.PATCHES], target, parents, profiles=profiles)
 
     def pseudo(self, arm: str, kind: str) -> Extra:
-        """Patches of the pool, labelled by the same recipe fitted on the real spots, or by a ridge on central features."""
-        from c2lst.models._ridge import folds
+        """Patches of the pool, labelled by the same recipe fitted on the real spots, or by a ridge on central features.
+
+        Where a section is left out to choose a penalty, the labels are those of a teacher that did not see it either.
+        """
+        from c2lst.models._encoders import embed_patches
+        from c2lst.models._ridge import fit_ridge, folds, ridge_predict
 
         key = f"pseudo-{kind}" if arm == "pseudo" else arm
         if key not in self.extras:
@@ -460,14 +467,40 @@ class Draw:
                     "The pool has %d patches; %s labels no more, other arms get %d.", len(rows), arm, self.n_extra
                 )
             patches, features = self.bench.tissue.patches[rows], self.bench.pool_features[rows]
+            fold = folds(self.groups, self.positions)
+            left = [] if kind == "cnn" and arm == "pseudo" else [int(k) for k in np.unique(fold)]
+            without = {}
             if arm == "pseudo-central":
-                fold = folds(self.groups, self.positions)
-                labels = central_teacher(self.patches, self.target, fold, self.bench.central)(
-                    self.bench.tissue.take(rows)
-                )
+                seen = embed_patches(self.patches, "central", self.bench.central)
+                some = self.bench.tissue.take(rows)
+
+                def labelled(known: NDArray[np.bool_]) -> NDArray[np.float32]:
+                    teacher = central_teacher(
+                        self.patches[known], self.target[known], fold[known], self.bench.central, seen[known]
+                    )
+                    return teacher(some)
+
+                labels = labelled(np.ones(len(fold), dtype=bool))
             else:
                 if kind not in self.teachers:
                     self.teachers[kind] = self.fit(kind, None)
                 labels = self.teachers[kind](patches, features)
-            self.extras[key] = Extra(patches, labels, np.full(len(rows), -1), features)
+                pool = self.bench.pool_features if kind == "ridge-whitened" else None
+
+                def labelled(known: NDArray[np.bool_]) -> NDArray[np.float32]:
+                    n = int(known.sum())
+                    arrays, _ = fit_ridge(
+                        self.features[known],
+                        self.target[known],
+                        np.ones(n),
+                        np.ones(n, dtype=bool),
+                        fold[known],
+                        pool=pool,
+                    )
+                    return ridge_predict(arrays, features)
+
+            for k in left:
+                known = fold != k
+                without[k] = labelled(known) if known.sum() > 1 else labels
+            self.extras[key] = Extra(patches, labels, np.full(len(rows), -1), features, without=without or None)
         return self.extras[key]

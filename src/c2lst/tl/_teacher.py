@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 
 def central_teacher(
-    patches: NDArray[np.uint8], values: NDArray[np.float32], fold: NDArray[np.int64], central: CentralModel
-) -> Callable[[Tissue], NDArray[np.float32]]:
+    patches: NDArray[np.uint8], values: NDArray[np.float32], fold: NDArray[np.int64], central: CentralModel,
+    features: NDArray[np.float32] | None = None,
+) -> Callable[[Tissue], NDArray[np.float32]]:  # fmt: skip
     """Fit a ridge on the central model's features of patches; returns a function from tissue to `(n, n_genes)`."""
     from c2lst.models._encoders import embed_patches
     from c2lst.models._ridge import fit_ridge, ridge_predict
 
     n = len(values)
-    seen = embed_patches(patches, "central", central)
+    seen = embed_patches(patches, "central", central) if features is None else features
     arrays, _ = fit_ridge(seen, values, np.ones(n), np.ones(n, dtype=bool), fold)
     return lambda tissue: ridge_predict(arrays, tissue.features(central))
 
