@@ -106,3 +106,14 @@ def test_what_cannot_end_well_does_not_begin(monkeypatch, capsys, more, said):
     with pytest.raises(SystemExit):
         main(["demo", *more])
     assert said in capsys.readouterr().err
+
+
+def test_what_would_fail_at_the_end_fails_at_the_start(tmp_path, capsys):
+    for more, said in (
+        (["--out", str(tmp_path)], "is a directory; name a file"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--data", "her2st", "--path", str(tmp_path / "none")], "--path: there is no directory"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["demo", "--out", str(tmp_path / "r.html"), *more])
+        assert said in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 
@@ -20,7 +21,12 @@ def main(argv: list[str] | None = None) -> None:
     demo.add_argument("--path", type=Path, help="directory with the her2st files; without it they are downloaded")
     demo.add_argument("--out", type=Path, default=Path("report.html"), help="the report (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--draws", type=int, default=3, help="how many draws of spots (default: %(default)s)")
+    demo.add_argument(
+        "--draws",
+        type=int,
+        default=3,
+        help="how many draws of spots; one gives no share of the gap (default: %(default)s)",
+    )
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
     if args.path is not None and args.data != "her2st":
@@ -30,6 +36,14 @@ def main(argv: list[str] | None = None) -> None:
     folder = args.out.resolve().parent
     if not folder.is_dir():
         parser.error(f"--out: there is no directory {folder}")
+    if args.out.is_dir():
+        parser.error(f"--out: {args.out} is a directory; name a file")
+    if not os.access(args.out if args.out.exists() else folder, os.W_OK):
+        parser.error(f"--out: {args.out} cannot be written")
+    if args.path is not None and not args.path.is_dir():
+        parser.error(f"--path: there is no directory {args.path}")
+    if args.seed < 0:
+        parser.error(f"--seed must be at least 0, not {args.seed}")
 
     import logging
 

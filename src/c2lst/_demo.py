@@ -184,6 +184,8 @@ def _blocks(
     interval = f"95 % interval [{row.low:.2f}, {row.high:.2f}]"
     if not np.isfinite(row.gap_closed):
         interval = f"the gap, {row.gap:.3f} [{row.gap_low:.3f}, {row.gap_high:.3f}], is too small or uncertain"
+        if row.n_seeds < 2:
+            interval = "a share of the gap needs two draws or more"
     copies = synth.uns["memorization"]["share"]
     took = f", {loading:.1f} of them to load the data"
     return [
@@ -249,7 +251,7 @@ def _blocks(
         ),
         B.heading("Does it help, and is it the genes?"),
         B.text(
-            f"{draws} draws of {FRACTION:.0%} of the spots, every arm with the same number of extra samples, steps and "
+            f"{draws} draw{'s' if draws > 1 else ''} of {FRACTION:.0%} of the spots, every arm with the same number of extra samples, steps and "
             "seeds. If shuffled genes helped as much as true ones, the gain would not be the genes'. "
             "Gap closed = (arm - few) / (all - few), left out where the gap is under .05 or its interval reaches 0."
         ),
@@ -338,7 +340,11 @@ def _arms(runs: pd.DataFrame, closed: pd.DataFrame) -> pd.DataFrame:
                 f = found.iloc[0]
                 row["minus few"] = f"{f.difference:+.3f} [{f.difference_low:+.3f}, {f.difference_high:+.3f}]"
                 row["gap closed"] = (
-                    f"{f.gap_closed:.2f} [{f.low:.2f}, {f.high:.2f}]" if np.isfinite(f.gap_closed) else "gap too small"
+                    f"{f.gap_closed:.2f} [{f.low:.2f}, {f.high:.2f}]"
+                    if np.isfinite(f.gap_closed)
+                    else "gap too small"
+                    if f.n_seeds > 1
+                    else "one draw"
                 )
             rows.append(row)
     return pd.DataFrame(rows).fillna({"minus few": "", "gap closed": ""})

@@ -69,3 +69,24 @@ def test_a_given_figure_holds_all_of_its_axes(synthetic):
     c2l.pl.embedding_overlap(synthetic, fig=own)
     assert own.get_layout_engine() is engine
     plt.close("all")
+
+
+def test_text_keeps_its_size_under_other_styles():
+    import matplotlib.pyplot as plt
+
+    from c2lst.pl._figure import many_axes
+
+    with plt.rc_context({"font.size": 14, "axes.labelsize": 14}):
+        ax = many_axes(None, 1, 2, (4, 2))[0, 0]
+        ax.set_xlabel("x")
+        assert ax.xaxis.label.get_size() == 9
+
+
+def test_a_part_of_a_figure_is_laid_out_too():
+    import matplotlib.pyplot as plt
+
+    from c2lst.pl._figure import many_axes
+
+    fig = plt.figure()
+    many_axes(fig.subfigures(1, 2)[0], 1, 1, (2, 2))
+    assert fig.get_layout_engine() is not None

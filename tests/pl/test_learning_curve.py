@@ -80,3 +80,23 @@ def legend(axes):
 
 def bars(axes):
     return np.array([np.ptp(s[:, 1]) for c in axes[0, 0].containers for s in c.lines[2][0].get_segments()])
+
+
+def test_panels_share_ticks_and_empty_ones_say_so(runs):
+    import pandas as pd
+
+    more = runs[runs["fraction"] == 0.1].assign(predictor="ridge-whitened", section="other")
+    axes = c2l.pl.learning_curve(pd.concat([runs, more]))
+    wanted = [f"{100 * f:g}" for f in sorted(runs["fraction"].unique())]
+    for ax in axes[-1]:
+        assert [t.get_text() for t in ax.get_xticklabels()] == wanted
+    assert any(t.get_text() == "no runs" for ax in axes.ravel() for t in ax.texts)
+
+
+def test_black_is_white_where_the_style_is_dark(runs):
+    import matplotlib.pyplot as plt
+
+    with plt.style.context("dark_background"):
+        ax = c2l.pl.learning_curve(runs)[0, 0]
+        assert all(line.get_color() != "#000000" for line in ax.lines)
+        assert any(line.get_color() == "#ffffff" for line in ax.lines)

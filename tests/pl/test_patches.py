@@ -72,3 +72,24 @@ def test_bad_input_is_named(section, synthetic):
     del section.obsm["patches"], section.uns["c2lst"]
     with pytest.raises(KeyError, match="c2lst.pp.extract_patches"):
         c2l.pl.patches(section)
+
+
+def test_children_of_other_slides_with_the_same_barcodes_are_no_ones(section, synthetic):
+    other = section.copy()
+    other.obsm["patches"] = 255 - section.obsm["patches"]
+    for table in (section, other):
+        del table.uns["c2lst_section"]
+    synthetic.obs["c2lst_section"] = ["section0"] * 6 + ["section1"] * 6
+    synthetic.obs["c2lst_parent"] = [f"s{i}" for i in range(6)] * 2
+    for data in (other, [other, section]):  # their place in a list says nothing, and their spots' names say no more
+        with pytest.raises(ValueError, match="have the same names.*pass {name: section}"):
+            c2l.pl.patches(data, 6, synthetic=synthetic)
+    named = {"section1": other, "section0": section}
+    axes = c2l.pl.patches(named, 12, synthetic=synthetic, columns=12)
+    drawn = [ax.images[0].get_array() for ax in axes[1]]
+    np.testing.assert_array_equal(np.stack(drawn), synthetic.obsm["patches"][[*range(6, 12), *range(6)]])
+
+
+def test_long_names_are_shortened_in_the_middle(section):
+    section.obs_names = [f"patient07_s_016um_{i:05d}_00308-1" for i in range(20)]
+    assert c2l.pl.patches(section, 1)[0, 0].get_title().startswith("patient07…")

@@ -34,3 +34,12 @@ def test_many_genes_lose_their_names(synthetic):
     ax = c2l.pl.round_trip(synthetic)
     assert ax.get_xlabel() == "90 genes, sorted"
     assert len(ax.collections[-1].get_offsets()) == 90
+
+
+def test_a_legend_stays_inside_axes_that_were_given(synthetic):
+    import matplotlib.pyplot as plt
+
+    fig, (ax, _) = plt.subplots(1, 2, figsize=(10, 4))
+    box = c2l.pl.round_trip(synthetic, ax=ax).get_legend()
+    fig.canvas.draw()
+    assert box.get_window_extent().x1 <= ax.get_window_extent().x1 + 1

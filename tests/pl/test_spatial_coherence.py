@@ -48,3 +48,22 @@ def test_what_is_missing_is_named(section):
     del section.obsm["spatial"]
     with pytest.raises(KeyError, match="positions"):
         c2l.pl.spatial_coherence(section, gene="A")
+
+
+def test_maps_of_a_section_lie_alike_where_predictions_lack(section):
+    section.obsm["c2lst_predicted"].iloc[:7] = np.nan
+    measured, predicted = c2l.pl.spatial_coherence(section, gene="A")[0]
+    assert measured.get_xlim() == predicted.get_xlim()
+    assert measured.get_ylim() == predicted.get_ylim()
+    known, missing = predicted.collections
+    assert len(known.get_offsets()) == section.n_obs - 7
+    np.testing.assert_allclose(missing.get_offsets(), section.obsm["spatial"][:7])
+    assert missing.get_label() == "no value"
+
+
+def test_genes_without_a_value_are_not_counted(section):
+    found = section.uns["spatial_coherence"]
+    found["measured"] = np.where(np.arange(5) == 2, np.nan, found["measured"])
+    assert "S1: 4 of 5 genes" in c2l.pl.spatial_coherence(section).get_title()
+    found["bias"] = np.nan
+    assert "predicted minus measured n/a" in c2l.pl.spatial_coherence(section).get_title()

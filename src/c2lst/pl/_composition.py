@@ -85,6 +85,6 @@ def composition(
         ax.set_xlabel("real parent")
         ax.set_ylabel("synthetic")
         r, distance = figure_text(found["correlation"].get(name)), figure_text(found["wasserstein"].get(name))
-        ax.set_title(f"{LABELS.get(name, name)}\nSpearman {r}, Wasserstein {distance} sd", fontsize=8)
+        ax.set_title(f"{LABELS.get(name, name)}\nSpearman {r}\nWasserstein {distance} sd", fontsize=8)
         tidy(ax)
     return axes[: len(measures)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from c2lst._keys import Key
 
-from ._figure import BLACK, GREY, REAL, SYNTHETIC, check_table, figure_text, many_axes, result
+from ._figure import GREY, REAL, SYNTHETIC, check_table, figure_text, ink, many_axes, result, shortened
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -97,14 +97,19 @@ def _umap(ax: Axes, found: dict[str, Any]) -> None:
     ax.set_ylabel("UMAP 2")
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.set_title(f"patches in the encoder {found['encoder']!r}", fontsize=10)
+    ax.set_title(f"patches in the encoder {shortened(found['encoder'], 32)!r}", fontsize=10)
     ax.legend(frameon=False, fontsize=8, markerscale=2, loc="upper left", bbox_to_anchor=(0, -0.06), ncols=2)
 
 
 def _measures(ax: Axes, found: dict[str, Any]) -> None:
     floor, baseline = dict(found["floor"]), dict(found.get("baseline") or {})
     shown = [name for name in MEASURES if name in found]
-    beside = ax.get_yaxis_transform()
+    columns = ((14, "synthetic", SYNTHETIC), (68, "floor", ink()), (108, "RGB", GREY))  # points right of the axes
+
+    def beside(text: str, y: float, points: int, **how: Any) -> None:
+        place = ax.get_yaxis_transform()
+        ax.annotate(text, (1, y), xycoords=place, xytext=(points, 0), textcoords="offset points", fontsize=8, **how)
+
     for y, name in enumerate(shown):
         label, worst, best = MEASURES[name]
         value, ground = float(found[name]), float(floor.get(name, np.nan))
@@ -124,7 +129,7 @@ def _measures(ax: Axes, found: dict[str, Any]) -> None:
             y,
             s=80,
             facecolors="none",
-            edgecolors=BLACK,
+            edgecolors=ink(),
             linewidths=1.4,
             zorder=4,
             label="real vs real (floor)" if first else None,
@@ -142,11 +147,11 @@ def _measures(ax: Axes, found: dict[str, Any]) -> None:
         if f"{name}_sd" in found:
             ends = [_place(value + side * float(found[f"{name}_sd"]), worst, best) for side in (-1, 1)]
             ax.plot(ends, [y, y], color=SYNTHETIC, linewidth=1.5, zorder=3)
-        ax.text(1.06, y, figure_text(value), transform=beside, va="center", fontsize=8, color=SYNTHETIC, gid=name)
-        ax.text(1.33, y, figure_text(ground), transform=beside, va="center", fontsize=8, gid=name)
-        ax.text(1.56, y, figure_text(baseline.get(name)), transform=beside, va="center", fontsize=8, color=GREY)
-    for x, text, colour in ((1.06, "synthetic", SYNTHETIC), (1.33, "floor", BLACK), (1.56, "RGB", GREY)):
-        ax.text(x, -0.75, text, transform=beside, fontsize=8, color=colour, weight="bold")
+        numbers = (figure_text(value), figure_text(ground), figure_text(baseline.get(name)))
+        for (at, _, colour), number, named in zip(columns, numbers, (name, name, None), strict=True):
+            beside(number, y, at, color=colour, va="center", gid=named)
+    for at, text, colour in columns:
+        beside(text, -0.75, at, color=colour, weight="bold")
     ax.set_yticks(range(len(shown)), [MEASURES[name][0] for name in shown])
     ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.set_xlim(-0.04, 1.04)

@@ -28,6 +28,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
     "#CC79A7",
 )
 GREY = "#8C8C8C"
+MISSING = "#D3D3D3"  # scanpy's na_color
 REAL, SYNTHETIC, CONTROL = BLUE, VERMILLION, GREY
 
 BARS_UM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -39,7 +40,7 @@ def one_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
         return ax
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=size, layout="constrained")[1]
+    return _plain(plt.subplots(figsize=size, layout="constrained")[1])
 
 
 def many_axes(
@@ -50,9 +51,34 @@ def many_axes(
         import matplotlib.pyplot as plt
 
         fig = plt.figure(figsize=size, layout="constrained")
-    elif hasattr(fig, "set_layout_engine") and fig.get_layout_engine() is None:
-        fig.set_layout_engine("constrained")  # or labels and outer columns fall off the figure
-    return fig.subplots(rows, columns, squeeze=False, **kwargs)
+    elif fig.figure.get_layout_engine() is None:
+        fig.figure.set_layout_engine("constrained")  # or labels and outer columns fall off the figure
+    axes = fig.subplots(rows, columns, squeeze=False, **kwargs)
+    for ax in axes.ravel():
+        _plain(ax)
+    return axes
+
+
+def _plain(ax: Axes) -> Axes:
+    """Fix the size of labels, as that of all other text is: panels have sizes in inches, and styles may ask for more."""
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.label.set_size(9)
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def ink() -> str:
+    """Return the colour of text in the style of now: black on white, white on black."""
+    import matplotlib as mpl
+    from matplotlib.colors import to_hex
+
+    return to_hex(mpl.rcParams["text.color"])
+
+
+def shortened(text: str, n: int) -> str:
+    """Leave out the middle of a name that is longer than `n` characters."""
+    text = str(text)
+    return text if len(text) <= n else f"{text[: (n - 1) // 2]}…{text[len(text) - n // 2 :]}"
 
 
 def result(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,7 +81,9 @@ def gene_sweep(
         ax.set_ylabel(f"noise {r}", fontsize=8)
     if mpp is not None and not isinstance(mpp, str):
         scale_bar(axes[0, 0], patches.shape[1], float(mpp))
-    axes[0, 0].figure.suptitle(_moved((known.get("params") or {}).get("gene_sweep") or {}), fontsize=9)
+    said = _moved((known.get("params") or {}).get("gene_sweep") or {})
+    width = axes[0, 0].figure.get_figure().get_size_inches()[0]
+    axes[0, 0].figure.suptitle("\n".join(textwrap.wrap(said, max(16, int(13 * width)))), fontsize=9)
     return axes
 
 

@@ -8,7 +8,7 @@ from c2lst._checks import listing
 from c2lst._random import generator
 from c2lst.metrics._blocks import INTERVAL, Blocks
 
-from ._figure import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, many_axes, tidy
+from ._figure import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, ink, many_axes, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,6 +119,11 @@ def learning_curve(
             if i == len(sections) - 1:
                 ax.set_xlabel("training spots (%)")
         axes[i, 0].set_ylabel(METRICS.get(metric, metric))
+    ticks = sorted(100 * df["fraction"].unique())
+    for ax in axes.ravel():  # they share the axis, and with it the ticks
+        ax.set_xscale("log")
+        ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        ax.minorticks_off()
     last = axes[0, -1]
     said = f"bars: 95 %, over {' or '.join(sorted(over, key=len, reverse=True))}" if over else None
     last.legend(
@@ -137,6 +142,7 @@ def _panel(
         if runs.empty:
             continue
         colour, marker, line = ARMS.get(arm, (BLACK, "P", ":"))
+        colour = ink() if colour == BLACK else colour
         x, mean, low, high = [], [], [], []
         for fraction, group in runs.groupby("fraction"):
             values, a, b, what = _interval(group, metric, resampling)
@@ -161,11 +167,9 @@ def _panel(
         )
     full = df[(df["arm"].astype(str) == "real") & (df["fraction"] == 1)]
     if len(full):
-        ax.axhline(full[metric].mean(), color=BLACK, linestyle=":", linewidth=1)
-    ax.set_xscale("log")
-    ticks = sorted(100 * df["fraction"].unique())
-    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    ax.minorticks_off()
+        ax.axhline(full[metric].mean(), color=ink(), linestyle=":", linewidth=1)
+    if df.empty:
+        ax.text(0.5, 0.5, "no runs", ha="center", va="center", color=GREY, fontsize=8, transform=ax.transAxes)
     tidy(ax)
     return handles, over
 

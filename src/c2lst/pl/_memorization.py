@@ -6,7 +6,7 @@ import numpy as np
 
 from c2lst._keys import Key
 
-from ._figure import BLACK, REAL, SYNTHETIC, check_table, one_axes, result, tidy
+from ._figure import REAL, SYNTHETIC, check_table, ink, one_axes, result, shortened, tidy
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -73,9 +73,9 @@ def memorization(synthetic: AnnData, *, key: str = Key.uns.MEMORIZATION, ax: Axe
             alpha=0.5,
             label=f"{name} (n = {len(values)})",
         )
-    ax.axvline(float(found["threshold"]), color=BLACK, linestyle="--", linewidth=1.2, label="1st percentile of real")
+    ax.axvline(float(found["threshold"]), color=ink(), linestyle="--", linewidth=1.2, label="1st percentile of real")
     encoder = params.get("encoder")
-    ax.set_xlabel("distance to the nearest real patch" + (f" (encoder {encoder!r})" if encoder else ""))
+    ax.set_xlabel("distance to the nearest real patch" + (f" (encoder {shortened(encoder, 24)!r})" if encoder else ""))
     ax.set_ylabel("share of patches")
     title = (
         f"{100 * found['share']:.1f} % of synthetic patches left of the line; {100 * found['expected']:.1f} % expected"

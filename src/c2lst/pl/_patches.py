@@ -10,7 +10,7 @@ from c2lst._keys import Key
 from c2lst._patches import get_patches, valid_mask
 from c2lst._random import generator
 
-from ._figure import check_table, many_axes, scale_bar, show_patch
+from ._figure import check_table, many_axes, scale_bar, shortened, show_patch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,8 @@ def patches(
     KeyError
         If there are no patches `key`, or no spot has a name of `obs_names`.
     ValueError
-        If no spot of `data` is a parent.
+        If no spot of `data` is a parent, or spots of several sections share names and the sections' own do not tell whose
+        the children are.
 
     Examples
     --------
@@ -80,9 +81,14 @@ def patches(
 
     check_positive("n", n, integer=True)
     check_positive("columns", columns, integer=True)
-    tables = {s.name: s.table for s in sections(data, table_key=table_key)}
+    found = sections(data, table_key=table_key)
+    tables = {s.name: s.table for s in found}
     at = [(name, i) for name, table in tables.items() for i in range(table.n_obs)]
-    child = None if synthetic is None else _children(check_table(synthetic, "synthetic"), tables)
+    child = (
+        None
+        if synthetic is None
+        else _children(check_table(synthetic, "synthetic"), tables, {s.name for s in found if not s.positional})
+    )
     if obs_names is not None:
         chosen = _named(tables, at, obs_names)
         if child is not None and any(a not in child for a in chosen):
@@ -114,7 +120,7 @@ def patches(
         row, column = divmod(j, columns)
         top = axes[row * step, column]
         _draw(top, real[name][i], tables[name], key, seen)
-        top.set_title(str(tables[name].obs_names[i]), fontsize=6, pad=2)
+        top.set_title(shortened(tables[name].obs_names[i], 19), fontsize=6, pad=2)
         if made is not None:
             _draw(axes[row * step + 1, column], made[child[name, i]], synthetic, key, seen)
         if column == 0 and made is not None:
@@ -145,21 +151,36 @@ def _named(tables: dict[str, AnnData], at: list[tuple[str, int]], names: Sequenc
     return [where[name] for name in names]
 
 
-def _children(synthetic: AnnData, tables: dict[str, AnnData]) -> dict[tuple[str, int], int]:
-    """Map (section, row) of each parent to the row of its first child."""
+def _children(synthetic: AnnData, tables: dict[str, AnnData], named: set[str]) -> dict[tuple[str, int], int]:
+    """Map (section, row) of each parent to the row of its first child; `named` sections are not called by their place.
+
+    Where sections share the names of spots, as all Visium slides do, those of the sections tell them apart.
+    """
     if Key.obs.PARENT not in synthetic.obs:
         raise KeyError(
             f"obs of `synthetic` has no {Key.obs.PARENT!r}; it has {listing(synthetic.obs.columns)}. "
             "Pass what `c2lst.tl.augment` returned."
         )
     parent = synthetic.obs[Key.obs.PARENT].astype(str).to_numpy()
-    section = synthetic.obs[Key.SECTION].astype(str).to_numpy() if Key.SECTION in synthetic.obs else None
+    section = np.full(len(parent), "", dtype=object)
+    if Key.SECTION in synthetic.obs:
+        section = synthetic.obs[Key.SECTION].astype(str).to_numpy(dtype=object)
+    by_name = bool(named & set(section))
     out: dict[tuple[str, int], int] = {}
+    origin: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {}
     for name, table in tables.items():
-        # names of sections may have changed since; they matter only where spots of two sections share a name
-        same = section is None or name not in set(section)
         row = {str(spot): i for i, spot in enumerate(table.obs_names)}
         for j, spot in enumerate(parent):
-            if spot in row and (same or section[j] == name):
+            # names of sections may have changed since: where none is known, those of the spots must do
+            if spot in row and (not by_name or section[j] == name):
                 out.setdefault((name, row[spot]), j)
+                origin.setdefault(name, set()).add(section[j])
+                found.setdefault(spot, set()).add(name)
+    doubtful = any(len(names) > 1 for names in [*found.values(), *origin.values()])
+    if not by_name and doubtful:
+        raise ValueError(
+            f"Spots of several sections have the same names, and `synthetic` knows other sections ({listing(sorted(set(section)))}) than "
+            f"`data` ({listing(tables)}), so whose its children are is not known; pass {{name: section}} as to `c2lst.tl.augment`."
+        )
     return out

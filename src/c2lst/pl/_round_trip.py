@@ -62,7 +62,10 @@ def round_trip(synthetic: AnnData, *, key: str = Key.uns.ROUND_TRIP, ax: Axes | 
     )
     genes, pcc = np.array([str(g) for g in found["genes"]]), np.asarray(found["pcc"], dtype=float)  # zarr: StringDType
     order = np.argsort(-np.nan_to_num(pcc, nan=-np.inf), kind="stable")
-    ax = one_axes(ax, (float(np.clip(3.8 + 0.16 * len(genes), 6, 12)), 3.8))
+    own = ax is None
+    longest = max((len(g) for g in genes), default=0) if len(genes) <= NAMED else 0
+    height = 3.8 + 0.075 * max(0, longest - 12)  # names stand upright below
+    ax = one_axes(ax, (float(np.clip(3.8 + 0.16 * len(genes), 6, 12)), height))
     series = [("shuffled_pcc", "shuffled_mean_pcc", "genes shuffled", GREY, "x")]
     if found.get("real_pcc") is not None:
         series.append(("real_pcc", "real_mean_pcc", "real patches", REAL, "D"))
@@ -92,6 +95,9 @@ def round_trip(synthetic: AnnData, *, key: str = Key.uns.ROUND_TRIP, ax: Axes | 
     share = found.get("share")
     known = share is not None and not isinstance(share, str) and np.isfinite(share)
     ax.set_title("Round trip genes → patch → genes" + (f": {100 * share:.0f} % of real" if known else ""), fontsize=10)
-    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    # beside the axes there is room in a figure of our own only
+    ax.legend(
+        frameon=False, fontsize=8, **({"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if own else {"loc": "best"})
+    )
     tidy(ax)
     return ax

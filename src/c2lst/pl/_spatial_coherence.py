@@ -8,7 +8,7 @@ from c2lst._checks import listing
 from c2lst._docs import doc
 from c2lst._keys import Key
 
-from ._figure import GREY, REAL, figure_text, identity_line, many_axes, one_axes, result, tidy
+from ._figure import GREY, MISSING, REAL, figure_text, identity_line, many_axes, one_axes, result, shortened, tidy
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -79,17 +79,19 @@ def spatial_coherence(
     >>> c2l.pl.spatial_coherence(spots).get_xlabel()
     "Moran's I, measured"
     """
-    from c2lst._resolve import sections
+    from c2lst._resolve import check_sections, sections
 
     found = sections(data, table_key=table_key, library_key=library_key)
+    check_sections(found, "this is drawn")
     if ax is not None and (gene is not None or len(found) > 1):
         raise ValueError("This figure has several panels: pass fig= instead of ax=.")
     if gene is not None:
         maps = [_maps(section, gene, predicted_key, layer) for section in found]
         axes = many_axes(fig, len(found), 2, (8.4, 3.8 * len(found)))
         for row, section, (xy, measured, predicted) in zip(axes, found, maps, strict=True):
-            _map(row[0], xy, measured, f"{section.name}: {gene}, measured")
-            _map(row[1], xy, predicted, f"{section.name}: {gene}, predicted")
+            name = shortened(section.name, 24)
+            _map(row[0], xy, measured, f"{name}: {gene}, measured")
+            _map(row[1], xy, predicted, f"{name}: {gene}, predicted")
         return axes
     results = [
         result(
@@ -118,9 +120,11 @@ def _scatter(ax: Axes, name: str, found: dict[str, Any]) -> Axes:
     ax.scatter(measured, predicted, s=18, color=REAL, alpha=0.75, linewidths=0)
     ax.set_xlabel("Moran's I, measured")
     ax.set_ylabel("Moran's I, predicted")
-    bias = float(found["bias"])
+    bias, drawn = float(found["bias"]), int((np.isfinite(measured) & np.isfinite(predicted)).sum())
+    n = f"{drawn} genes" if drawn == len(measured) else f"{drawn} of {len(measured)} genes"
     ax.set_title(
-        f"{name}: {len(measured)} genes\nr = {figure_text(found['corr'])}, predicted minus measured {bias:+.3f}",
+        f"{shortened(name, 32)}: {n}\nr = {figure_text(found['corr'])}, predicted minus measured "
+        f"{f'{bias:+.3f}' if np.isfinite(bias) else 'n/a'}",
         fontsize=9,
     )
     tidy(ax)
@@ -153,16 +157,32 @@ def _maps(section: Section, gene: str, predicted_key: str, layer: str | None) ->
 
 
 def _map(ax: Axes, xy: NDArray, values: NDArray, title: str) -> None:
+    from matplotlib.collections import EllipseCollection
     from scipy.spatial import KDTree
 
-    drawn = ax.scatter(xy[:, 0], xy[:, 1], c=values, cmap="viridis", linewidths=0)
+    placed = np.isfinite(xy).all(axis=1)
+    xy, values = xy[placed], values[placed]
+    # discs about as wide as spots are apart, in units of the tissue: they fit whatever the size of the axes
+    apart = float(np.median(KDTree(xy).query(xy, k=2)[0][:, 1])) if len(xy) > 1 else 1.0
+    known = np.isfinite(values)
+
+    def discs(which: NDArray[np.bool_], **how: Any) -> EllipseCollection:
+        width = np.full(which.sum(), 0.8 * apart)
+        made = EllipseCollection(
+            width, width, 0 * width, units="xy", offsets=xy[which], offset_transform=ax.transData, linewidths=0, **how
+        )
+        return ax.add_collection(made, autolim=False)
+
+    drawn = discs(known, cmap="viridis", array=values[known])
+    if not known.all():
+        discs(~known, facecolors=MISSING, label="no value")
+    if len(xy):  # of all spots, so that maps of one section lie alike
+        low, high = xy.min(axis=0) - apart, xy.max(axis=0) + apart
+        ax.set_xlim(low[0], high[0])
+        ax.set_ylim(high[1], low[1])  # as the image lies
     ax.set_aspect("equal")
-    ax.invert_yaxis()  # as the image lies
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=9)
     ax.figure.colorbar(drawn, ax=ax, shrink=0.7, label="log1p of counts per 10,000")
-    if len(xy) > 1:  # discs about as wide as spots are apart, in an axes of about 3 inches
-        apart = float(np.median(KDTree(xy).query(xy, k=2)[0][:, 1]))
-        drawn.set_sizes([float(np.clip((0.8 * apart / np.ptp(xy, axis=0).max() * 200) ** 2, 4, 400))])

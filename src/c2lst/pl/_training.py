@@ -98,5 +98,5 @@ def _draw(ax: Axes, losses: list[float], steps: Any, validation: Any, *, decibel
         ax.yaxis.set_minor_formatter(Plain(minor_thresholds=(1, 0.5)))
     ax.set_xlabel("step")
     ax.set_ylabel("loss")
-    ax.legend(handles=drawn, frameon=False, fontsize=8, loc="center right" if decibel else "best")
+    ax.legend(handles=drawn, frameon=False, fontsize=8, loc="best")
     tidy(ax)
