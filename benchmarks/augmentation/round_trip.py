@@ -75,9 +75,16 @@ def trips(
     )
     sampler = {k: asked["augment_kwargs"][k] for k in ("guidance", "sampler_steps", "precision")}
     for name, section in test.items():
-        # each spot is the parent of one patch, drawn under its own genes
+        # each spot is the parent of one patch, drawn under its own genes, as measured: what its real patch is held against
         drawn = c2l.tl.augment(
-            section, local, n_obs=section.n_obs, strategy="resample", seed=seed, progress=False, **sampler
+            section,
+            local,
+            n_obs=section.n_obs,
+            strategy="resample",
+            n_components=None,
+            seed=seed,
+            progress=False,
+            **sampler,
         )
         for kind, judge in judged_by.items():
             c2l.tl.round_trip(drawn, judge, real=section, seed=seed)
@@ -139,7 +146,13 @@ def main(argv: list[str] | None = None) -> None:
         "central": central.hash[:12],
         "guidance": asked["augment_kwargs"]["guidance"],
         "n_condition": asked["n_condition"],
-        "settings": digest({**{k: settings[k] for k in ("train", "n_top", "cnn_steps", "adapt")}, "asked": asked}),
+        "settings": digest(
+            {
+                **{k: settings[k] for k in ("train", "n_top", "cnn_steps", "adapt")},
+                "asked": asked,
+                "profiles": "measured",
+            }
+        ),
     }
     if len(table) and "settings" not in table:  # of before it was noted
         table.insert(3, "settings", "")

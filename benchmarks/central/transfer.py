@@ -367,7 +367,7 @@ def one(
     made = c2l.tl.augment(tables, local, n_obs=n, subset=SAMPLED, **how)
     row["kid"], row["kid_sd"] = kid(made.obsm["patches"])
     n_test = min(here.test.n_obs, n)
-    read = c2l.tl.augment(here.test, local, n_obs=n_test, strategy="resample", **how)
+    read = c2l.tl.augment(here.test, local, n_obs=n_test, strategy="resample", n_components=None, **how)
     c2l.tl.round_trip(read, judge, real=here.test)
     back = read.uns["round_trip"]
     row |= {

@@ -22,6 +22,8 @@ class Key:
         TRUST = "c2lst_trust"
         ORIGIN = "c2lst_origin"
         PARENT = "c2lst_parent"
+        PARTNER = "c2lst_partner"
+        PARTNER_SECTION = "c2lst_partner_section"
         SEED = "c2lst_seed"
         AGREEMENT = "c2lst_agreement"
         RANK = "c2lst_rank"

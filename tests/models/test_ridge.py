@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from c2lst.models._ridge import (
     ALPHAS,
+    NEVER,
     choose_alpha,
     fit_ridge,
     fit_trust,
@@ -164,3 +165,21 @@ def test_trust_flags_what_lies_far_away():
     odd = 50 * (odd - odd @ basis @ basis.T) / np.maximum(trust["trust_inverse"], 1e-6)
     within, off = distance(x[:1] + odd)
     assert within[0] < 1.5 and off[0] > 1
+
+
+def test_mixed_rows_leave_with_either_parent():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 300)), rng.normal(size=(60, 5))  # labels of noise
+    group = np.repeat([0, 1, 2], 20)
+    parent, partner = rng.integers(60, size=(2, 400))
+    share = rng.uniform(0, 0.5, (400, 1))
+    both = [np.concatenate([v, (1 - share) * v[parent] + share * v[partner]]) for v in (x, y)]
+    weight, real = np.r_[np.ones(60), np.full(400, 1.5)], np.arange(460) < 60
+    fold, second = np.r_[group, group[parent]], np.r_[group, group[partner]]
+    _, leaked = choose_alpha(*both, weight, real, fold)
+    _, honest = choose_alpha(*both, weight, real, fold, second=second)
+    assert max(leaked) > max(honest) + 0.2
+    assert abs(honest[-1]) < 0.3
+    # what never has a say is in no fit
+    never = np.where(np.arange(460) < 60, fold, NEVER)
+    assert choose_alpha(*both, weight, real, never)[1] == choose_alpha(x, y, weight[:60], real[:60], group)[1]

@@ -117,7 +117,14 @@ def test_profiles_drawn_by_scvi_are_counts(table, local):
 
 def test_what_it_says_of_itself(synthetic, toy, local):
     obs = synthetic.obs
-    assert list(obs) == ["c2lst_origin", "c2lst_parent", "c2lst_section", "c2lst_seed"]
+    assert list(obs) == [
+        "c2lst_origin",
+        "c2lst_parent",
+        "c2lst_section",
+        "c2lst_seed",
+        "c2lst_partner",
+        "c2lst_partner_section",
+    ]
     assert (obs["c2lst_origin"] == "synthetic").all() and (obs["c2lst_section"] == "toy0").all()
     assert set(obs["c2lst_parent"]) <= set(toy["table"].obs_names)
     assert synthetic.obs_names.is_unique and "spatial" not in synthetic.obsm

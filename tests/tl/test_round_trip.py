@@ -71,3 +71,21 @@ def test_bad_input(held, judge, as_synthetic):
     synth.uns["c2lst"] = {**synth.uns["c2lst"], "patches": {"patches": {"mpp": 1.0, "patch_px": 16, "store": "none"}}}
     with pytest.raises(ValueError, match="the predictor takes"):
         c2l.tl.round_trip(synth, judge)
+
+
+def test_real_spots_are_held_against_profiles_of_the_same_kind(held, judge, as_synthetic, caplog):
+    from c2lst.tl._augment import _denoised
+
+    synth = as_synthetic(
+        held
+    )  # real patches that pass for synthetic ones: whatever their profiles, they reach the ceiling
+    measured = np.asarray(synth.X)
+    synth.X = _denoised(measured, measured, 2)
+    c2l.tl.round_trip(synth, judge, real=held)
+    assert abs(synth.uns["round_trip"]["share"] - 1) > 0.05  # nothing says that they were kept to components
+    synth.uns["c2lst"]["params"] = {"augment": {"n_components": 2, "strategy": "resample"}}
+    c2l.tl.round_trip(synth, judge, real=held)
+    assert synth.uns["round_trip"]["share"] == pytest.approx(1, abs=0.02)
+    synth.var_names = ["other", *synth.var_names[1:]]
+    c2l.tl.round_trip(synth, judge, real=held)
+    assert "share` is too high" in caplog.text

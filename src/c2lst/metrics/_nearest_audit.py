@@ -39,7 +39,10 @@ def nearest_audit(
     `threshold`
         The `quantile` of `real_distance`.
     `share`
-        Share of synthetic rows at or below `threshold`; about `quantile` for a generator that does not memorise.
+        Share of synthetic rows at or below `threshold`.
+    `expected`
+        What `share` is in the mean for fresh rows of the held-out distribution: `quantile` only where held-out rows are many,
+        `1 / (n + 1)` at least.
     `copies`
         Number of synthetic rows equal to a training row.
 
@@ -75,5 +78,7 @@ def nearest_audit(
         "nearest": index,
         "threshold": threshold,
         "share": float((distance <= threshold).mean()),
+        # the threshold lies at the order statistic 1 + (n - 1) quantile of n
+        "expected": (1 + (len(real) - 1) * quantile) / (len(real) + 1),
         "copies": int((distance == 0).sum()),
     }

@@ -28,7 +28,8 @@ def nuclei(patches: NDArray[np.uint8], *, mpp: float, threshold: float = THRESHO
     Nuclei are about 8 um across: from 1.3 um/px on they are under 6 pixels, neighbours merge and shapes mean little.
     The call still works there, but read :func:`haematoxylin_area` instead.
 
-    Nuclei that touch the upper or left edge are not counted, so that the count per area is unbiased (Gundersen 1977);
+    Nuclei that touch the upper or left edge are not counted, so that the count per area is nearly unbiased (Gundersen
+    1977): on discs of 8 um it is 3 % low at 1 um/px in patches of 64 px, and 12 % low at 0.5, where a patch is four discs wide;
     area, eccentricity and optical density are of nuclei that touch no edge.
 
     Parameters
@@ -97,6 +98,8 @@ def _segment(density: NDArray[np.float32], mpp: float, threshold: float) -> NDAr
     mask = ndimage.binary_fill_holes(mask)
     pieces, _ = ndimage.label(mask)
     keep = np.bincount(pieces.ravel()) * mpp**2 >= SMALLEST_UM2
+    for side in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
+        keep[side] = True  # of what is cut by the edge the rest may be in the next patch
     keep[0] = False
     mask = keep[pieces]
     if not mask.any():

@@ -16,7 +16,7 @@ FLOOR = 0.1
 SHRINKAGE = 0.9
 TIE = 1e-3  # penalties whose mean PCC differs by no more are level
 NEVER = -2  # fold of a row that has no say in the choice of a penalty
-RECIPE = 2  # another number where fits change, so that kept runs of before are not mixed with those of after
+RECIPE = 3  # another number where fits change, so that kept runs of before are not mixed with those of after
 
 
 def scaling(variance: NDArray) -> NDArray:
@@ -111,12 +111,13 @@ def choose_alpha(
     fold: NDArray[np.int64],
     alphas: tuple[float, ...] = ALPHAS,
     without: dict[int, NDArray] | None = None,
+    second: NDArray[np.int64] | None = None,
 ) -> tuple[float, list[float]]:
     """Return the penalty with the best mean PCC per gene on real spots of folds left out, and the whole curve.
 
     `fold` has an entry a row; synthetic rows carry the fold of their parent and leave with it (-1 stays, `NEVER` is left out
     of every fit here). `without` gives the labels of all rows as they are when a fold has no say in them: labels that a
-    predictor wrote know the spots it was fitted on.
+    predictor wrote know the spots it was fitted on. `second` is the fold of the spot that was mixed in: a row leaves with either.
     """
     from c2lst.metrics import pearson
 
@@ -129,6 +130,8 @@ def choose_alpha(
         out = fold == name
         test = out & real
         train = ~out & (fold != NEVER)
+        if second is not None:
+            train &= (second != name) & (second != NEVER)
         known = y if without is None else without[int(name)]
         if test.sum() < 3 or (train & real).sum() < 2:
             continue
@@ -152,6 +155,7 @@ def fit_ridge(
     pool: NDArray | None = None,
     alphas: tuple[float, ...] = ALPHAS,
     without: dict[int, NDArray] | None = None,
+    second: NDArray[np.int64] | None = None,
 ) -> tuple[dict[str, NDArray], dict]:
     """Fit the recipe; `pool` (features of unpaired patches) whitens. Returns the arrays and what was chosen.
 
@@ -169,7 +173,8 @@ def fit_ridge(
             continue
         y = target[rows][:, part].astype(np.float64)
         held = None if without is None else {k: v[rows][:, part].astype(np.float64) for k, v in without.items()}
-        alpha, curve = choose_alpha(x[rows], y, weight[rows], real[rows], fold[rows], alphas, held)
+        mixed = None if second is None else second[rows]
+        alpha, curve = choose_alpha(x[rows], y, weight[rows], real[rows], fold[rows], alphas, held, mixed)
         (fitted,) = ridge_path(x[rows], y, weight[rows], (alpha,))
         coef[:, part], intercept[part] = fitted
         chosen.setdefault("alpha", alpha)

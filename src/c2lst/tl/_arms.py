@@ -43,11 +43,12 @@ class Extra:
     features: NDArray[np.float32] | None = None
     profiles: NDArray[np.float32] | None = None
     judged: NDArray[np.float32] | None = None
+    partner: NDArray[np.int64] | None = None  # spots that parents were mixed with
     without: dict[int, NDArray[np.float32]] | None = None  # targets as they are when a fold's spots are not known
 
     def relabelled(self, order: NDArray[np.int64]) -> Extra:
-        """Give each patch the genes of another."""
-        return replace(self, target=self.target[order], profiles=self.profiles[order])
+        """Give each patch the genes of another, whose parent is then as near to it as its own."""
+        return replace(self, target=self.target[order], profiles=self.profiles[order], partner=self.parent[order])
 
     def take(self, rows: NDArray) -> Extra:
         """Keep some."""
@@ -76,7 +77,8 @@ def mixup(patches: NDArray[np.uint8], target: NDArray, n: int, seed: int) -> Ext
     partner, share = mixing(target, parents, derive(seed, 94))
     pixels = share[:, :, None, None]
     mixed = (1 - pixels) * patches[parents] + pixels * patches[partner]
-    return Extra(mixed.round().astype(np.uint8), (1 - share) * target[parents] + share * target[partner], parents)
+    labels = (1 - share) * target[parents] + share * target[partner]
+    return Extra(mixed.round().astype(np.uint8), labels, parents, partner=partner)
 
 
 def shuffled(extra: Extra, seed: int) -> Extra:

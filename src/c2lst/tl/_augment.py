@@ -104,6 +104,8 @@ def augment(
         Unless they are in `store`.
     `obs["c2lst_origin"]`, `obs["c2lst_parent"]`, `obs["c2lst_section"]`, `obs["c2lst_seed"]`
         "synthetic", obs_name and section of the parent, and the seed.
+    `obs["c2lst_partner"]`, `obs["c2lst_partner_section"]`
+        With `"interpolate"`: of the spot whose expression is mixed in.
     `var["c2lst_mean"]`
         Mean of each gene over the spots that were the start.
     `layers["counts"]`
@@ -170,7 +172,7 @@ def augment(
         size = np.concatenate([library_size(s.table[rows], layer) for s, rows in found])
 
     parents = parents_of(len(names), n, seed)
-    profiles, drawn = _profiles(strategy, log, raw, size, parents, local, seed)
+    profiles, drawn, partners = _profiles(strategy, log, raw, size, parents, local, seed)
     if n_components is not None and strategy != "scvi":
         profiles = _denoised(profiles, log, n_components)
     if condition_noise:
@@ -188,7 +190,11 @@ def augment(
     synthetic.obs[Key.obs.PARENT] = names[parents]
     synthetic.obs[Key.SECTION] = where[parents]
     synthetic.obs[Key.obs.SEED] = int(seed)
-    for key in (Key.obs.ORIGIN, Key.obs.PARENT, Key.SECTION):
+    if partners is not None:
+        synthetic.obs[Key.obs.PARTNER] = names[partners]
+        synthetic.obs[Key.obs.PARTNER_SECTION] = where[partners]
+    named = (Key.obs.ORIGIN, Key.obs.PARENT, Key.SECTION, Key.obs.PARTNER, Key.obs.PARTNER_SECTION)
+    for key in [k for k in named if k in synthetic.obs]:
         synthetic.obs[key] = synthetic.obs[key].astype("category")
     synthetic.var[Key.var.GENES] = True
     synthetic.var[Key.var.MEAN] = log.mean(0)
@@ -266,12 +272,13 @@ def _profiles(
     parents: NDArray[np.int64],
     local: LocalModel,
     seed: int,
-) -> tuple[NDArray[np.float32], NDArray | None]:
+) -> tuple[NDArray[np.float32], NDArray | None, NDArray[np.int64] | None]:
+    """Return profiles, counts where they were drawn, and the spots that parents were mixed with."""
     if strategy == "resample":
-        return log[parents], None
+        return log[parents], None, None
     if strategy == "interpolate":
         partner, share = mixing(log, parents, seed)
-        return (1 - share) * log[parents] + share * log[partner], None
+        return (1 - share) * log[parents] + share * log[partner], None, partner
     import torch
 
     from c2lst.nn import SCVIGeneEncoder
@@ -281,7 +288,7 @@ def _profiles(
         encoder = SCVIGeneEncoder.fit(raw, seed=derive(seed, 34))
     drawn = encoder.draw(torch.from_numpy(raw[parents].astype(np.float32)), seed=derive(seed, 35)).numpy()
     rate = drawn * 1e4 / np.maximum(size[parents, None], 1)
-    return np.log1p(rate).astype(np.float32), drawn
+    return np.log1p(rate).astype(np.float32), drawn, None
 
 
 def _denoised(profiles: NDArray[np.float32], log: NDArray[np.float32], n_components: int) -> NDArray[np.float32]:

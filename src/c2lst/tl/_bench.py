@@ -22,7 +22,7 @@ from c2lst.models._ridge import ALPHAS
 from ._arms import GENERATED, PSEUDO, Extra, classical, mixup, shuffled, shuffled_within
 from ._drawn import Drawn, fingerprint, told
 from ._graph import graph
-from ._inputs import Spots, check_scale, scale_of, spots
+from ._inputs import Spots, check_scale, parent_keys, partner_keys, scale_of, spots
 from ._teacher import central_teacher
 from ._tissue import Tissue
 
@@ -287,11 +287,13 @@ class Draw:
 
         bench, n = self.bench, len(self.patches)
         target, weight = self.target, np.ones(n)
-        fold = folds(self.groups, self.positions)
+        fold = second = folds(self.groups, self.positions)
         if extra is not None:
             target = np.concatenate([target, extra.target])
             share = usual_weight(kind, bench.encoder) if self.weight is None else self.weight
             weight = np.concatenate([weight, np.full(len(extra.patches), share * n / len(extra.patches))])
+            partner = extra.parent if extra.partner is None else extra.partner
+            second = np.concatenate([fold, np.where(partner >= 0, fold[partner], -1)])
             fold = np.concatenate([fold, np.where(extra.parent >= 0, fold[extra.parent], -1)])
         real = np.arange(len(target)) < n
         network = None
@@ -306,7 +308,9 @@ class Draw:
             without = None
             if extra is not None and extra.without is not None and len(alphas) > 1:
                 without = {k: np.concatenate([self.target, y]) for k, y in extra.without.items()}
-            arrays, _ = fit_ridge(features, target, weight, real, fold, pool=pool, alphas=alphas, without=without)
+            arrays, _ = fit_ridge(
+                features, target, weight, real, fold, pool=pool, alphas=alphas, without=without, second=second
+            )
         mpp, patch_px = scale_of(self.light[0])
         fitted = Predictor(kind, bench.genes, arrays, network=network, mpp=mpp, patch_px=patch_px)
         return lambda patches, features: fitted.from_patches(patches, features=features)
@@ -446,9 +450,8 @@ class Draw:
             if gene in made.var_names:
                 target[:, j] = profiles[:, made.var_names.get_loc(gene)]
         where = {k: i for i, k in enumerate(zip(self.groups, self.names.astype(str), strict=True))}
-        keys = zip(made.obs[Key.SECTION].astype(str), made.obs[Key.obs.PARENT].astype(str), strict=True)
-        parents = np.array([where[k] for k in keys])
-        return Extra(made.obsm[Key.obsm.PATCHES], target, parents, profiles=profiles)
+        parents, partners = (np.array([where[k] for k in of(made)]) for of in (parent_keys, partner_keys))
+        return Extra(made.obsm[Key.obsm.PATCHES], target, parents, profiles=profiles, partner=partners)
 
     def pseudo(self, arm: str, kind: str) -> Extra:
         """Patches of the pool, labelled by the same recipe fitted on the real spots, or by a ridge on central features.

@@ -12,6 +12,8 @@ from c2lst._random import derive, generator
 from ._inputs import central_for, check_scale, spots, synthetic_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -103,38 +105,49 @@ def embedding_overlap(
     b = np.asarray(get_patches(synthetic)[:])
     out: dict[str, Any] = {"encoder": encoder, "n_real": len(a), "n_synthetic": len(b)}
     x, y = (embed_patches(p, encoder, model) for p in (a, b))
-    x, y = _reduced(x, y)
-    figures, floor = _figures(x, y, seed)
+    order, x, y = _reduced(x, y, seed)
+    figures, floor = _figures(order, x, y, seed)
     out |= figures
     out["floor"] = floor
-    out["baseline"] = _figures(*_reduced(*(embed_patches(p, "rgb", None) for p in (a, b))), seed)[0]
+    out["baseline"] = _figures(*_reduced(*(embed_patches(p, "rgb", None) for p in (a, b)), seed), seed)[0]
     if umap:
         out["umap_real"], out["umap_synthetic"] = joint_umap(x, y, seed)
     out["params"] = jsonable({"encoder": encoder, "subset": subset, "patch_key": patch_key, "seed": seed})
     synthetic.uns[key_added] = out
 
 
-def _reduced(x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
+def reducer(rows: NDArray, dim: int) -> Callable[[NDArray], NDArray]:
+    """Return what projects features onto the main components of `rows`, `dim` of them at most.
+
+    Features are scaled with a floor, as for the ridges: one that fires on few of the rows would decide every distance.
+    """
     from sklearn.decomposition import PCA
 
-    scale = x.std(0)
-    use = scale > 1e-6
-    x, y = ((v[:, use] - x[:, use].mean(0)) / scale[use] for v in (x, y))
-    # a covariance of d dimensions wants several times as many rows; the halves are what is compared
-    pca = PCA(max(2, min(MAX_DIM, len(x) // 10, x.shape[1])), svd_solver="full").fit(x)
-    return pca.transform(x), pca.transform(y)
+    from c2lst.models._ridge import scaling
+
+    mean, inverse = rows.mean(0), scaling(rows.var(0))
+    pca = PCA(max(2, min(MAX_DIM, dim, *rows.shape)), svd_solver="full").fit((rows - mean) * inverse)
+    return lambda x: pca.transform((x - mean) * inverse)
 
 
-def _figures(x: NDArray, y: NDArray, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+def _reduced(x: NDArray, y: NDArray, seed: int) -> tuple[NDArray[np.int64], NDArray, NDArray]:
+    """Return the order of the real rows, and both reduced by the first half: what it is compared with is projected alike."""
+    order = generator(seed, 61).permutation(len(x))
+    # a covariance of d dimensions wants several times as many rows
+    reduce = reducer(x[order[: len(x) // 2]], min(len(x) // 2, len(y)) // 5)
+    return order, reduce(x), reduce(y)
+
+
+def _figures(order: NDArray[np.int64], x: NDArray, y: NDArray, seed: int) -> tuple[dict[str, float], dict[str, float]]:
     from c2lst.metrics import c2st, density_coverage, frechet_distance, ilisi, kid
 
-    order = generator(seed, 61).permutation(len(x))
-    m = min(len(x) // 2, len(y))
-    half, other = x[order[:m]], x[order[m : 2 * m]]
+    m, middle = min(len(x) // 2, len(y)), len(x) // 2
+    half, other = x[order[:m]], x[order[middle : middle + m]]
     few = y[generator(seed, 62).permutation(len(y))[:m]]
+    unit = float(np.sqrt(half.var(0).mean())) or 1.0  # the kernel of KID is of features of unit variance
 
     def compare(synthetic: NDArray) -> dict[str, float]:
-        distance, sd = kid(half, synthetic, seed=derive(seed, 63))
+        distance, sd = kid(half / unit, synthetic / unit, seed=derive(seed, 63))
         density, coverage = density_coverage(half, synthetic)
         both = np.concatenate([half, synthetic])
         return {

@@ -19,6 +19,7 @@ from ._inputs import (
     everyone,
     is_pseudo,
     parent_keys,
+    partner_keys,
     scale_of,
     section_names,
     set_aside,
@@ -121,7 +122,7 @@ def fit_predictor(
     from c2lst.models._cnn import fit_cnn
     from c2lst.models._encoders import embed_patches
     from c2lst.models._predictor import KINDS
-    from c2lst.models._ridge import fit_ridge, fit_trust, folds
+    from c2lst.models._ridge import NEVER, fit_ridge, fit_trust, folds
 
     begun = time.monotonic()
     check_choice("kind", kind, KINDS)
@@ -167,14 +168,14 @@ def fit_predictor(
             if unknown:
                 logger.warning(
                     "%d of %d synthetic spots have parents that are not among the data: theirs are of the sections %s, the data are %s. "
-                    "Whether these were set aside cannot be told, and they stay in when the section of their parent is left out to "
-                    "choose the penalty. If they are the same sections under other names, pass {name: section}.",
+                    "Whether these were set aside cannot be told. If they are the same sections under other names, pass {name: section}.",
                     len(unknown), table.n_obs, listing(sorted({section for section, _ in unknown})),
                     listing(sorted({section for section, _ in known})),
                 )  # fmt: skip
         if not pseudo and subset is not None:
             aside = aside or set_aside(data, subset, table_key, library_key)
-            n_leaked = sum(p in aside for p in parent_keys(table))
+            both = zip(parent_keys(table), partner_keys(table), strict=True)
+            n_leaked = sum(p in aside or q in aside for p, q in both)
             if n_leaked:
                 raise ValueError(
                     f"{n_leaked} of {table.n_obs} synthetic spots are children of spots outside subset={subset!r}, whose expression "
@@ -189,17 +190,24 @@ def fit_predictor(
     fold = folds(groups, at)
     keys = [(s.section.name, str(name)) for s in seen for name in s.names]
     fold_of = dict(zip(keys, fold, strict=True))
-    row_weight = np.ones(n_real)
+    # of a parent in a section that is not known by this name: where a spot is called so, it may be that
+    by_name: dict[str, int] = {}
+    for (_, name), k in fold_of.items():
+        by_name[name] = int(k) if by_name.get(name, k) == k else NEVER
+    row_weight, second = np.ones(n_real), fold
     n_added = {"n_synthetic": 0, "n_pseudo": 0}
     for table, share in zip(added, weights, strict=True):
         patches.append(np.asarray(get_patches(table)[:]))
         n_added["n_pseudo" if is_pseudo(table) else "n_synthetic"] += table.n_obs
         target = np.concatenate([target, expression(table, genes)])
         row_weight = np.concatenate([row_weight, np.full(table.n_obs, share * n_real / table.n_obs)])
-        own = np.full(table.n_obs, -1)
+        own = mixed = np.full(table.n_obs, -1)
         if not is_pseudo(table):
-            own = np.array([fold_of.get(p, -1) for p in parent_keys(table)])
-        fold = np.concatenate([fold, own])
+            own, mixed = (
+                np.array([fold_of.get(p, by_name.get(p[1], -1)) for p in of(table)])
+                for of in (parent_keys, partner_keys)
+            )
+        fold, second = np.concatenate([fold, own]), np.concatenate([second, mixed])
     real = np.arange(len(target)) < n_real
 
     chosen: dict[str, Any] = {}
@@ -215,7 +223,7 @@ def fit_predictor(
         network = None
         features = embed_patches(np.concatenate(patches), encoder, model, show=progress)
         whitening = None if kind == "ridge" else embed_patches(pool, encoder, model, show=False)
-        arrays, chosen = fit_ridge(features, target, row_weight, real, fold, pool=whitening)
+        arrays, chosen = fit_ridge(features, target, row_weight, real, fold, pool=whitening, second=second)
     arrays |= fit_trust(features[:n_real])
     card = {
         "sections": [s.section.name for s in seen],

@@ -176,6 +176,14 @@ def parent_keys(synthetic: AnnData) -> list[tuple[str, str]]:
     return list(zip(synthetic.obs[Key.SECTION].astype(str), synthetic.obs[Key.obs.PARENT].astype(str), strict=True))
 
 
+def partner_keys(synthetic: AnnData) -> list[tuple[str, str]]:
+    """Return section and obs_name of the spot that was mixed into each synthetic one; of its parent where none was."""
+    if Key.obs.PARTNER not in synthetic.obs or Key.obs.PARTNER_SECTION not in synthetic.obs:
+        return parent_keys(synthetic)
+    columns = (synthetic.obs[k].astype(str) for k in (Key.obs.PARTNER_SECTION, Key.obs.PARTNER))
+    return list(zip(*columns, strict=True))
+
+
 def everyone(data: Any, table_key: str, library_key: str | None) -> set[tuple[str, str]]:
     """Return section and obs_name of all spots."""
     found = sections(data, table_key=table_key, library_key=library_key)
