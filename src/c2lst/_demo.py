@@ -232,7 +232,7 @@ def _blocks(
         B.figure(
             _figure(c2l.pl.memorization(synth)),
             f"Copies? {copies:.1%} of the synthetic patches lie as near to a training patch as the nearest 1 % of unseen "
-            "real patches do.",
+            f"real patches do; {synth.uns['memorization']['expected']:.1%} by chance.",
         ),
         B.heading("Do the patches say what their genes say?"),
         B.text(
