@@ -96,8 +96,9 @@ def fit_predictor(
     -------
     The predictor. The penalty of a ridge is the one (1e0 to 1e6) with the best mean PCC on real spots of sections left
     out, or of spatial blocks left out where there is one section, the smallest of those within .001 of the best;
-    synthetic spots leave together with the section of their parent, pseudo-labelled ones, which have none, stay.
-    `data` are not changed.
+    synthetic spots leave together with the section of their parent, or of the spot mixed into it. Pseudo-labelled ones, which have
+    no parent, stay: where their teacher was fitted on these very spots, `card["alpha_curve"]` is higher than on spots that
+    nothing has seen. `data` are not changed.
 
     Raises
     ------
