@@ -115,8 +115,8 @@ def patch_meta(table: AnnData, key: str = Key.obsm.PATCHES) -> dict[str, Any]:
     known = (table.uns.get(Key.UNS) or {}).get("patches") or {}
     if key not in known and key in table.obsm:
         raise KeyError(
-            f"The table has obsm[{key!r}], but uns['c2lst'] does not say their scale (it knows patches {listing(known)}). If tables "
-            "were concatenated, `anndata.concat(..., uns_merge='same', merge='same')` keeps it."
+            f"uns['c2lst']['patches'] knows no patches {key!r}; it knows {listing(known)}. obsm has them, but nothing says their scale. "
+            "If tables were concatenated, `anndata.concat(..., uns_merge='same', merge='same')` keeps it."
         )
     if key not in known:
         raise KeyError(f"uns['c2lst']['patches'] knows no patches {key!r}; it knows {listing(known)}. {EXTRACT}")
