@@ -382,6 +382,7 @@ SETTINGS = [
     "hash",
     "tissue",
     "pool",
+    "profiles",
     "fraction",
     "adapt_steps",
     "n_asked",
@@ -396,7 +397,9 @@ def text(table: pd.DataFrame) -> str:
     out = ["# Does the central model transfer?\n"]
     for (central, _, tissue, *_), part in table.groupby(["central", *SETTINGS], sort=False):
         first = part.iloc[0]
-        out.append(f"## {central} on {tissue}{', with unpaired tissue' if first['pool'] else ''}\n")
+        out.append(
+            f"## {central} on {tissue}{', with unpaired tissue' if first['pool'] else ''}, profiles: {first['profiles']}\n"
+        )
         out.append(
             f"{first['n_spots']} spots of three sections, {first['n_held_out']} held out; {first['n_synthetic']} samples "
             f"against {first['n_reference']} patches of a section never seen; mean (sd) over "
@@ -469,6 +472,10 @@ def main() -> None:
     table = pd.read_csv(file, dtype={"hash": str}) if file.is_file() else pd.DataFrame()
     if len(table) and "pool" not in table:  # of before there was a choice
         table.insert(table.columns.get_loc("tissue") + 1, "pool", False)
+    if (
+        len(table) and "profiles" not in table
+    ):  # round trips of before were drawn for, and held against, three components
+        table.insert(table.columns.get_loc("pool") + 1, "profiles", "3 components")
     name = Path(args.central).name
     for tissue in args.tissue:
         here = task(tissue, args.data, central, 40 if args.quick else 200)
@@ -490,7 +497,7 @@ def main() -> None:
                 warm_up(here, central)
             for arm in arms:
                 key = {
-                    "hash": central.hash[:12], "tissue": tissue, "pool": args.pool, "arm": arm, "seed": seed,
+                    "hash": central.hash[:12], "tissue": tissue, "pool": args.pool, "profiles": "measured", "arm": arm, "seed": seed,
                     "fraction": args.fraction, "adapt_steps": args.steps, "n_asked": args.n,
                     "sampler_steps": args.sampler_steps, "clock": args.clock,
                 }  # fmt: skip

@@ -97,6 +97,10 @@ def test_arms_of_the_generator(toy, two, runs, snapshot, changed):
         # the same profiles, of other patches
         rows = {tuple(np.nan_to_num(r, nan=-1)) for r in ours.target}
         assert {tuple(np.nan_to_num(r, nan=-1)) for r in other.target} == rows
+    # labels know the spot that was mixed in, whatever patch they stand beside
+    assert not np.array_equal(ours.partner, ours.parent)
+    if "unconditional" in extras:
+        np.testing.assert_array_equal(extras["unconditional"].partner, ours.partner)
     # an evaluated gene outside the panel of the few spots has no synthetic label
     panel = runs["draws"][0].local.genes
     assert len(panel) == 12

@@ -34,7 +34,7 @@ def gap_closed(
     `(arm at f - real at f) / (real at 1 - real at f)`, within one section and predictor, paired by seed, with
     bootstrap 95 % intervals over seeds and spatial blocks of the section. In one bootstrap sample every arm and
     fraction has the same seeds and the same blocks (the product of the two resamplings: Owen 2007). Read it with its
-    number of seeds: in simulations of 196 spots in 12 blocks, intervals over three seeds held the true difference in 80 % of
+    number of seeds: in simulations (a script that is not kept) of 196 spots in 12 blocks, intervals over three seeds held the true difference in 80 % of
     cases, over ten in 91 to 94 %, and in 75 to 86 % where seeds hardly differ and neighbouring spots are alike over
     distances of a block.
 

@@ -356,7 +356,7 @@ class Draw:
                 {**self.depends(), **settings, "n": len(ours.patches)},
                 lambda: self.adapted().sample(None, n=len(ours.patches), seed=derive(self.seed, 99), **settings),
             )
-            made = Extra(drawn, ours.target, ours.parent, profiles=ours.profiles)
+            made = Extra(drawn, ours.target, ours.parent, profiles=ours.profiles, partner=ours.partner)
         else:
             if self.gate_kwargs:
                 self.judged(ours)
@@ -438,7 +438,7 @@ class Draw:
 
         kwargs = {"seed": self.seed, "n_components": N_COMPONENTS, **self.augment_kwargs}
         made = self.kept.table(
-            {**self.depends(), **told(kwargs), "n": self.n_drawn},
+            {**self.depends(), **told(kwargs), "n": self.n_drawn, "partners": "noted"},
             lambda: augment(
                 self.light, self.adapted(), n_obs=self.n_drawn, subset=Key.obs.SAMPLED, progress=False, **kwargs
             ),
