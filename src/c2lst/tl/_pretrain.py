@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2lst._checks import check_fraction, check_positive
+from c2lst._device import on_device
 from c2lst._docs import doc
 from c2lst._logging import logger
 from c2lst._random import derive, generator
@@ -150,7 +151,7 @@ def pretrain(
     resume
         Directory of checkpoints to go on with, usually the `checkpoints` folder under `out`. With `out` alone a run
         goes on from what it finds there. The result is that of a run that was never interrupted, to the bit, on the
-        same engine. Every setting must be as it was, but for more `steps`: a finished model is trained on. A trapezoid
+        same engine of processor cores (kernels of a GPU may add up in another order each time). Every setting must be as it was, but for more `steps`: a finished model is trained on. A trapezoid
         goes back to where its rate began to fall and becomes the longer one; a cosine rises again to where the longer
         one stands at that step.
     out
@@ -541,10 +542,11 @@ def _drawn(
     bar.phase("samples", len(starts), drawn=first)
     draws = torch.Generator().manual_seed(derive(seed, 7))
     parts = []
-    for start in starts:
-        noise = torch.randn((min(64, n - start), *shape), generator=draws)
-        parts.append(nn.sample(denoiser, scheduler, noise, steps=DRAWN_STEPS).clone())
-        bar.step()
+    with on_device(denoiser) as here:
+        for start in starts:
+            noise = torch.randn((min(64, n - start), *shape), generator=draws).to(here)
+            parts.append(nn.sample(denoiser, scheduler, noise, steps=DRAWN_STEPS).cpu().clone())
+            bar.step()
     found = torch.cat(parts)
     if file is not None and first:
         folder.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from c2lst._logging import LIGHTNING, logger, quiet
 from c2lst._logging import progress as progress_bar
+from c2lst._settings import settings as package
 
 from ._data import Ticks
 
@@ -334,6 +335,8 @@ def fit(
     bar
         A bar of the caller's, of which this is a phase; `None` makes one.
     """
+    if accelerator == "auto":
+        accelerator = package.accelerator
     whole = _settings(plan, {"clip": clip, **(settings or {})})
     own, bar = bar is None, bar or Bar(plan.steps, progress)
     done = False
