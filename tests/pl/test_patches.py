@@ -60,6 +60,20 @@ def test_children_are_told_apart_by_section(section, synthetic):
     np.testing.assert_array_equal(np.stack(drawn), synthetic.obsm["patches"])
 
 
+def test_a_concatenated_table_is_split_by_its_column(section, synthetic):
+    import anndata as ad
+
+    other = section.copy()
+    other.obsm["patches"] = 255 - section.obsm["patches"]
+    both = ad.concat({"S1": section, "S2": other}, label="slide", index_unique="-", uns_merge="same")
+    synthetic.obs["c2lst_section"] = ["S2"] * 6 + ["S1"] * 6
+    synthetic.obs["c2lst_parent"] = [f"s{i}-{s}" for s in ("S2", "S1") for i in range(6)]
+    axes = c2l.pl.patches(both, 12, synthetic=synthetic, library_key="slide", columns=12)
+    real, made = (np.stack([ax.images[0].get_array() for ax in row]) for row in axes)
+    np.testing.assert_array_equal(real, np.concatenate([t.obsm["patches"][:6] for t in (section, other)]))
+    np.testing.assert_array_equal(made, synthetic.obsm["patches"][[*range(6, 12), *range(6)]])
+
+
 def test_bad_input_is_named(section, synthetic):
     with pytest.raises(KeyError, match="called \\['nobody'\\]"):
         c2l.pl.patches(section, obs_names=["nobody"])

@@ -29,6 +29,7 @@ def patches(
     synthetic: AnnData | None = None,
     key: str = Key.obsm.PATCHES,
     table_key: str = "table",
+    library_key: str | None = None,
     columns: int = 8,
     seed: int = 0,
     fig: Figure | SubFigure | None = None,
@@ -50,6 +51,8 @@ def patches(
     key
         Name of the patches, in both.
     {table_key}
+    library_key
+        Column of `obs` that names the sections of a concatenated AnnData; `synthetic` is then of that same AnnData and column.
     columns
         Spots in a row.
     {seed}
@@ -81,7 +84,7 @@ def patches(
 
     check_positive("n", n, integer=True)
     check_positive("columns", columns, integer=True)
-    found = sections(data, table_key=table_key)
+    found = sections(data, table_key=table_key, library_key=library_key)
     tables = {s.name: s.table for s in found}
     at = [(name, i) for name, table in tables.items() for i in range(table.n_obs)]
     child = (
