@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2lst._checks import check_positive
-from c2lst._device import on_device
 from c2lst._logging import batches, progress
 from c2lst._random import noise
 
@@ -131,7 +130,7 @@ class CentralModel:
 
         from c2lst import nn
 
-        with on_device(self.tokenizer) as here, torch.inference_mode():
+        with nn.on_device(self.tokenizer) as here, torch.inference_mode():
             return torch.cat(
                 [
                     nn.encode(self.tokenizer, nn.to_tensor(patches[s]).to(here)).cpu()
@@ -145,7 +144,7 @@ class CentralModel:
 
         from c2lst import nn
 
-        with on_device(self.tokenizer) as here, torch.inference_mode():
+        with nn.on_device(self.tokenizer) as here, torch.inference_mode():
             return np.concatenate(
                 [nn.to_uint8(nn.decode(self.tokenizer, latents[s].to(here))) for s in batches(len(latents), batch_size)]
             )
@@ -287,7 +286,7 @@ def draw(
     moved = [central.tokenizer, model, *([] if modulation is None else [modulation])]
     with (
         progress(total=len(index), desc=desc, show=show, unit="patch") as bar,
-        on_device(*moved) as here,
+        nn.on_device(*moved) as here,
     ):
         for s in batches(len(index), batch_size):
             start = torch.from_numpy(noise(seed, index[s], central.latent_shape)).to(here)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2lst._checks import listing
-from c2lst._device import device, on_device
 from c2lst._logging import batches, progress
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def _central(central: CentralModel) -> Embed:
         for quarters in range(4):
             z = central.encode(np.ascontiguousarray(np.rot90(patches, quarters, axes=(1, 2))))
             flat = torch.cat([z.mean(dim=(2, 3)), z.std(dim=(2, 3))], dim=1)
-            with on_device(central.denoiser) as here:
+            with nn.on_device(central.denoiser) as here:
                 seen = nn.features(central.denoiser, z.to(here), t).cpu()
             total = total + torch.cat([flat, seen], dim=1)
         return (total / 4).numpy()
@@ -136,7 +135,9 @@ def _imagenet(
 ) -> Embed:
     import torch
 
-    here = device()
+    from c2lst import nn
+
+    here = nn.compute_device()
     network.to(here)
     forward = forward or network
 
@@ -145,7 +146,7 @@ def _imagenet(
         x = (x - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
         x = x.to(here)
         x = torch.nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        with torch.inference_mode():
+        with nn.on_device(), torch.inference_mode():
             out = forward(x)
         return (out.mean(dim=(2, 3)) if out.ndim == 4 else out).float().cpu().numpy()
 

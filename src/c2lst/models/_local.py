@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2lst._checks import PRECISIONS, check_choice, check_positive, listing
-from c2lst._device import device
 from c2lst._logging import logger
 
 from ._central import CentralModel, draw, html_table
@@ -122,12 +121,13 @@ class LocalModel:
         precision
             `"32-true"`, or `"bf16-mixed"`: faster where the processor has bfloat16, several times slower elsewhere.
         """
+        from c2lst.nn import compute_device
         from c2lst.train import has_bfloat16
 
         check_positive("guidance", guidance, zero=True)
         check_positive("steps", steps, integer=True)
         check_choice("precision", precision, PRECISIONS)
-        if precision == "bf16-mixed" and device().type == "cpu" and not has_bfloat16():
+        if precision == "bf16-mixed" and compute_device().type == "cpu" and not has_bfloat16():
             logger.warning(
                 "This processor has no bfloat16 and emulates it: precision='32-true' is several times faster here."
             )

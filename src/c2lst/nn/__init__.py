@@ -1,6 +1,7 @@
 """Torch modules; nothing here knows an AnnData."""
 
 from ._denoiser import denoise, features, make_denoiser, sites
+from ._device import compute_device, on_device
 from ._gene_encoder import GENE_ENCODERS, GeneEncoder, MLPGeneEncoder, PCAGeneEncoder, SCVIGeneEncoder
 from ._grow import grow_denoiser, grow_tokenizer
 from ._heads import PatchCNN, PatchCritic
@@ -22,6 +23,7 @@ __all__ = [
     "PatchCritic",
     "SCVIGeneEncoder",
     "attached",
+    "compute_device",
     "decode",
     "denoise",
     "encode",
@@ -30,6 +32,7 @@ __all__ = [
     "grow_tokenizer",
     "make_denoiser",
     "make_tokenizer",
+    "on_device",
     "raw_latents",
     "sample",
     "set_latent_scale",

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2lst._checks import check_fraction, check_positive
-from c2lst._device import on_device
 from c2lst._docs import doc
 from c2lst._logging import logger
 from c2lst._random import derive, generator
@@ -542,7 +541,7 @@ def _drawn(
     bar.phase("samples", len(starts), drawn=first)
     draws = torch.Generator().manual_seed(derive(seed, 7))
     parts = []
-    with on_device(denoiser) as here:
+    with nn.on_device(denoiser) as here:
         for start in starts:
             noise = torch.randn((min(64, n - start), *shape), generator=draws).to(here)
             parts.append(nn.sample(denoiser, scheduler, noise, steps=DRAWN_STEPS).cpu().clone())
