@@ -174,12 +174,8 @@ def variogram(x: Tensor, period: int) -> Tensor:
 def _follow(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
     """Move the exponential moving average of the weights, shorter at first."""
     decay = min(decay, (1 + step) / (10 + step))
-    ours, theirs = ([p.detach() for p in m.parameters()] for m in (average, module))
-    if ours[0].device.type == "cuda":
-        torch._foreach_lerp_(ours, theirs, 1 - decay)  # in few calls: they are what takes the time there
-        return
-    for a, p in zip(ours, theirs, strict=True):
-        a.lerp_(p, 1 - decay)
+    for a, p in zip(average.parameters(), module.parameters(), strict=True):
+        a.lerp_(p.detach(), 1 - decay)
 
 
 def optical(x: Tensor) -> Tensor:
