@@ -34,8 +34,8 @@ def rate(step, n: int, repeats: int, device: str) -> float:
     return n / statistics.median(taken)
 
 
-def measure(cores: int, device: str, batch_size: int, repeats: int) -> dict[str, float]:
-    """Rates of the four kinds of work on so many cores."""
+def measure(cores: int, device: str, batch_size: int, repeats: int, compiled: bool) -> dict[str, float]:
+    """Rates of the kinds of work on so many cores."""
     torch.set_num_threads(cores)
     bf16 = default_precision("cpu" if device == "cpu" else "auto") == "bf16-mixed"
     tokenizer = nn.make_tokenizer(**{k: v for k, v in TOKENIZER.items() if k != "schedule"}, patch_px=PATCH_PX).to(
@@ -72,16 +72,21 @@ def measure(cores: int, device: str, batch_size: int, repeats: int) -> dict[str,
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
             nn.denoise(denoiser, z, times)
 
+    def denoised():
+        return (nn.denoise(denoiser, z, times).float() - z).square().mean()
+
     n = batch_size
-    return {
+    found = {
         "tokenizer_crops": rate(learn(tokenizer, lambda: restored(crops)), n, repeats, device),
         "tokenizer": rate(learn(tokenizer, lambda: restored(images)), n, repeats, device),
         "latents": rate(encoded, n, repeats, device),
-        "denoiser": rate(
-            learn(denoiser, lambda: (nn.denoise(denoiser, z, times).float() - z).square().mean()), n, repeats, device
-        ),
+        "denoiser": rate(learn(denoiser, denoised), n, repeats, device),
         "sampling_step": rate(sampled, n, repeats, device),
     }
+    if compiled:
+        denoiser.compile()
+        found["denoiser_compiled"] = rate(learn(denoiser, denoised), n, repeats, device)
+    return found
 
 
 def main() -> None:
@@ -91,6 +96,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="the denoiser's training also by torch.compile")
     args = parser.parse_args()
     found = {}
     for cores in dict.fromkeys(args.cores):
@@ -100,7 +106,7 @@ def main() -> None:
             else f"{torch.cuda.get_device_name()}, batches of {args.batch_size}"
         )
         found[f"{args.device}, {said}"] = {
-            k: round(v, 1) for k, v in measure(cores, args.device, args.batch_size, args.repeats).items()
+            k: round(v, 1) for k, v in measure(cores, args.device, args.batch_size, args.repeats, args.compile).items()
         }
         print(json.dumps(found, indent=1))
     if args.out is not None:

@@ -68,26 +68,10 @@ SOURCES = {  # name: sha256, microns per pixel, where from, licence
 
 def breast(path: Path, n: int = PER_SECTION) -> tuple[list[np.ndarray], np.ndarray, list[dict]]:
     """Patches of C2, C3 and the left of C4 to learn from; a disjoint grid of the right of C4 to look at."""
-    parts, cards = [], []
-    for k, name in enumerate(SECTIONS):
-        section = c2l.datasets.her2st(name, path=path)
-        if name == "C4":
-            extent = sd.get_extent(section)
-            (x0, x1), (y0, y1) = extent["x"], extent["y"]
-            cut = x0 + HELD_OUT_FROM * (x1 - x0)
-            left, right = (
-                sd.bounding_box_query(
-                    section,
-                    axes=("x", "y"),
-                    min_coordinate=[a, y0],
-                    max_coordinate=[b, y1],
-                    target_coordinate_system="global",
-                )
-                for a, b in ((x0, cut), (cut, x1))
-            )
-            held = c2l.pp.tissue_patches(right, None, mpp=MPP, patch_px=PATCH_PX, min_tissue=0.5)
-            section = left
-        parts.append(c2l.pp.tissue_patches(section, n, mpp=MPP, patch_px=PATCH_PX, min_tissue=0.5, seed=k))
+    found = [section(path, k, n) for k in range(len(SECTIONS))]
+    parts, held = [patches for patches, _ in found], next(right for _, right in found if right is not None)
+    cards = []
+    for name in SECTIONS:
         cards.append(
             {
                 "name": f"her2st {name}",
@@ -99,6 +83,27 @@ def breast(path: Path, n: int = PER_SECTION) -> tuple[list[np.ndarray], np.ndarr
             }
         )
     return parts, held, cards
+
+
+def section(path: Path, k: int, n: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Patches of the k-th section to learn from; of C4 those to look at beside them."""
+    whole, held = c2l.datasets.her2st(SECTIONS[k], path=path), None
+    if SECTIONS[k] == "C4":
+        extent = sd.get_extent(whole)
+        (x0, x1), (y0, y1) = extent["x"], extent["y"]
+        cut = x0 + HELD_OUT_FROM * (x1 - x0)
+        whole, right = (
+            sd.bounding_box_query(
+                whole,
+                axes=("x", "y"),
+                min_coordinate=[a, y0],
+                max_coordinate=[b, y1],
+                target_coordinate_system="global",
+            )
+            for a, b in ((x0, cut), (cut, x1))
+        )
+        held = c2l.pp.tissue_patches(right, None, mpp=MPP, patch_px=PATCH_PX, min_tissue=0.5)
+    return c2l.pp.tissue_patches(whole, n, mpp=MPP, patch_px=PATCH_PX, min_tissue=0.5, seed=k), held
 
 
 def organs(path: Path, n: int) -> tuple[list[np.ndarray], list[dict]]:

@@ -87,6 +87,17 @@ def test_times_are_logit_normal_for_flow_and_uniform_otherwise():
         torch.testing.assert_close(torch.logit(shifted), torch.logit(first) + 1.0986123, rtol=1e-4, atol=1e-4)
 
 
+def test_some_times_are_drawn_evenly():
+    objective = nn.Objective(SCHEDULERS["flow"])
+
+    def near_noise(even):
+        return (objective.draw_times(40000, torch.Generator().manual_seed(0), 2.0, even) > 0.95).float().mean().item()
+
+    assert near_noise(0.0) == pytest.approx(1 / 82, abs=0.003)
+    assert near_noise(0.5) == pytest.approx(0.5 / 82 + 0.5 / 20, abs=0.003)
+    assert near_noise(1.0) == pytest.approx(1 / 20, abs=0.003)
+
+
 @pytest.mark.parametrize("sigma", [0.2, 0.45, 0.7])
 def test_a_share_of_noise_has_its_time_in_every_scheduler(sigma):
     assert nn.Objective(SCHEDULERS["flow"]).time_of(sigma) == sigma * SCHEDULERS["flow"].config.num_train_timesteps

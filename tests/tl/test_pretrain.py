@@ -400,6 +400,8 @@ def test_bad_input(patches):
         c2l.tl.pretrain(patches.astype(float), **TINY)
     with pytest.raises(ValueError, match="time_shift"):
         c2l.tl.pretrain(patches, time_shift=0, **TINY)
+    with pytest.raises(ValueError, match="time_even"):
+        c2l.tl.pretrain(patches, time_even=1.5, **TINY)
     with pytest.raises(TypeError, match="mpp"):
         c2l.tl.pretrain(patches)
 
@@ -415,6 +417,38 @@ def test_the_decoder_learns_on_behind_the_same_latents(patches, same):
     taken = c2l.tl.pretrain(patches, decoder_steps=2, **{**TINY, "tokenizer": whole})
     assert same(whole.tokenizer.encoder.state_dict(), taken.tokenizer.encoder.state_dict())
     assert not same(whole.tokenizer.decoder.state_dict(), taken.tokenizer.decoder.state_dict())
+
+
+def test_the_decoder_alone_learns_on_as_it_is_told(patches, same, tmp_path):
+    first = c2l.tl.pretrain(patches, **TINY)
+    more = {k: v for k, v in TINY.items() if k not in ("tokenizer", "denoiser")} | {"steps": 0}
+    bare = c2l.tl.pretrain(patches, init=first, **more)
+    assert same(weights(bare), weights(first)) and bare.card["steps"] == 0
+    sharper, smoother = (
+        c2l.tl.pretrain(patches, init=first, decoder_steps=3, decoder_kwargs=k, out=tmp_path / n, **more)
+        for n, k in (("a", None), ("b", {"batch_size": 2, "spectrum": 0.0, "adversarial": 0.5}))
+    )
+    assert same(sharper.denoiser.state_dict(), first.denoiser.state_dict())
+    assert not same(sharper.tokenizer.decoder.state_dict(), smoother.tokenizer.decoder.state_dict())
+    assert [ax.get_title() for ax in c2l.pl.training(sharper)] == ["decoder: reconstruction, critic"]
+    # it goes on from its checkpoint, and other settings are another run
+    again = c2l.tl.pretrain(patches, init=first, decoder_steps=3, out=tmp_path / "a", **more)
+    assert same(weights(again), weights(sharper))
+    with pytest.raises(ValueError, match="batch_size=2 there, 8 here"):
+        c2l.tl.pretrain(patches, init=first, decoder_steps=3, out=tmp_path / "b", **more)
+    with pytest.raises(ValueError, match=r"decoder_kwargs holds \['decoder_only'\]"):
+        c2l.tl.pretrain(patches, init=first, decoder_steps=3, decoder_kwargs={"decoder_only": False}, **more)
+    with pytest.raises(ValueError, match="steps"):
+        c2l.tl.pretrain(patches, **{**TINY, "steps": 0})
+
+
+def test_what_is_compiled_is_the_denoiser_that_learns(patches, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *_, **__: compiled.append(module))
+    c2l.tl.pretrain(patches, **TINY)
+    assert not compiled
+    central = c2l.tl.pretrain(patches, compile=True, **TINY)
+    assert [type(m) for m in compiled] == [type(central.denoiser)] and central.denoiser is not compiled[0]
 
 
 def test_a_model_is_trained_on(patches, same, tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from c2lst import nn
 from c2lst.train import Latents, Pool, augment_batch
+from c2lst.train._data import Ahead
 
 
 def parts():
@@ -144,3 +145,15 @@ def test_stain_scales_optical_density_and_leaves_white_white():
     assert density.std().item() == pytest.approx(0.1, rel=0.25)
     assert y.min() >= -1
     assert y.max() <= 1
+
+
+def test_batches_drawn_ahead_are_those_of_their_step():
+    drawn = []
+
+    def batch(step):
+        drawn.append(step)
+        return (torch.full((2,), float(step)),)
+
+    ahead = Ahead(batch, depth=2)
+    assert [float(ahead(k)[0][0]) for k in (3, 4, 5, 9, 10)] == [3, 4, 5, 9, 10]
+    assert len(drawn) == len(set(drawn)) and set(drawn) >= {3, 4, 5, 9, 10} and max(drawn) <= 12

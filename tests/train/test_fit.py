@@ -9,6 +9,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from c2lst import nn, train
+from c2lst.train._data import Ahead
 
 ALONE = {"desc": "test", "accelerator": "cpu", "precision": "32-true", "progress": False}
 
@@ -209,6 +210,33 @@ def test_a_gradient_is_clipped_as_asked():
         train.fit(cnn_plan(cls=Looked, steps=2), clip=clip, **ALONE)
     assert norms[:2] == pytest.approx([1e-3, 1e-3], rel=1e-2)
     assert min(norms[2:]) > 1e-2
+
+
+def test_what_has_diverged_stops_and_says_so(tmp_path):
+    class Diverging(train.DenoiserPlan):
+        def loss(self, generator):
+            return super().loss(generator) * (torch.inf if self.step == 5 else 1.0)
+
+    with pytest.raises(FloatingPointError, match="inf at step 5 of 8: training has diverged"):
+        train.fit(denoiser_plan(cls=Diverging), checkpoint=tmp_path, every=4, **ALONE)
+    # what was written before stands
+    assert train.read_note(tmp_path)["step"] == 4
+    gone_on = denoiser_plan()
+    train._fit._restore(gone_on, tmp_path)
+    assert np.isfinite(gone_on.losses).all()
+
+
+def test_batches_drawn_in_threads_train_the_same_model(monkeypatch):
+    alone, beside = denoiser_plan(), denoiser_plan()
+
+    def on_fit_start(plan):
+        plan.ahead = Ahead(lambda step: plan.batch(plan.draws(step)))
+
+    train.fit(alone, **ALONE)
+    monkeypatch.setattr(train.DenoiserPlan, "on_fit_start", on_fit_start)
+    train.fit(beside, **ALONE)
+    assert_same(state(alone), state(beside))
+    assert alone.losses == beside.losses and beside.ahead is None
 
 
 def test_time_is_up(caplog):

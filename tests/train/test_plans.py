@@ -216,6 +216,9 @@ def test_a_denoiser_may_lean_on_noise():
     torch.testing.assert_close(plan.loss(plan.draws()), aim)
     assert plain.loss(plain.draws()).item() != pytest.approx(aim.item())
     assert plan.settings()["time_shift"] == 3.0 and "time_shift" not in plain.settings()
+    even = train.DenoiserPlan(tiny(), SCHEDULER, latents, time_even=0.5, **kwargs)
+    assert even.loss(even.draws()).item() != pytest.approx(plain.loss(plain.draws()).item())
+    assert even.settings()["time_even"] == 0.5 and "time_even" not in plain.settings()
 
 
 def test_a_perfect_autoencoder_pays_for_its_latents_alone():

@@ -31,13 +31,19 @@ class Objective:
             if self.kind not in ("epsilon", "v_prediction", "sample"):
                 raise ValueError(f"prediction_type={self.kind!r} of {type(scheduler).__name__} is not known.")
 
-    def draw_times(self, n: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
+    def draw_times(self, n: int, generator: torch.Generator, shift: float = 1.0, even: float = 0.0) -> Tensor:
         """Draw `n` times in 0..1; logit-normal for flow matching (Esser et al. 2024), uniform otherwise.
 
         `shift` above 1 moves them towards noise, where what a patch is made of is decided: their odds are multiplied by it.
+        Of each, with a chance of `even`, a uniform one takes the place: logit-normal ones hardly ever come near pure noise,
+        where every sample begins.
         """
         u = torch.sigmoid(torch.randn(n, generator=generator)) if self.flow else torch.rand(n, generator=generator)
-        return self.shifted(u, shift)
+        u = self.shifted(u, shift)
+        if even:
+            uniform, chance = torch.rand(2, n, generator=generator)
+            u = torch.where(chance < even, uniform, u)
+        return u
 
     @staticmethod
     def shifted(u: Tensor, shift: float) -> Tensor:

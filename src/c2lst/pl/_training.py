@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PANELS = {  # curve: title, where the card says how many steps, curve of the held-out patches
     "tokenizer": ("tokenizer: reconstruction", "tokenizer_steps", "tokenizer_validation"),
     "denoiser": ("denoiser: denoising", "steps", "validation"),
+    "decoder": ("decoder: reconstruction, critic", "decoder_steps", "decoder_validation"),
     "loss": ("modulation: denoising", "steps", "validation"),
 }
 
@@ -24,7 +25,7 @@ def training(model: Any, *, fig: Figure | SubFigure | None = None) -> NDArray[np
     """Draw the loss curves of a central or a local model.
 
     Points are averages over stretches of steps. The validation loss is that of patches held out of the training spots;
-    of a tokenizer it is the PSNR (dB) of held-out tissue, on an axis of its own at the right.
+    of a tokenizer and its decoder it is the PSNR (dB) of held-out tissue, on an axis of its own at the right.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def training(model: Any, *, fig: Figure | SubFigure | None = None) -> NDArray[np
     axes = many_axes(fig, 1, len(panels), (4.4 * len(panels), 3.3))[0]
     for ax, name in zip(axes, panels, strict=True):
         title, steps_key, held_key = PANELS[name]
-        _draw(ax, curves[name], card.get(steps_key), curves.get(held_key), decibel=name == "tokenizer")
+        _draw(ax, curves[name], card.get(steps_key), curves.get(held_key), decibel=name in ("tokenizer", "decoder"))
         ax.set_title(title, fontsize=10)
     return axes
 

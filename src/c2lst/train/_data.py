@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch.utils.data import IterableDataset
 from c2lst import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -150,6 +151,30 @@ class Latents:
             array.flush()
             del array
             os.replace(part, self.path)
+
+
+class Ahead:
+    """Draw the batches of the next steps in threads, in page-locked memory: a GPU need not wait for the processor.
+
+    `batch` makes that of a step from nothing but the step, so that who makes it when is all the same.
+    """
+
+    def __init__(self, batch: Callable[[int], tuple[Tensor, ...]], depth: int = 3):
+        self.batch, self.depth, self.threads = batch, depth, ThreadPoolExecutor(depth)
+        self.waiting: dict[int, Future] = {}
+
+    def __call__(self, step: int) -> tuple[Tensor, ...]:
+        """Return the batch of `step`; have those of the steps after it drawn."""
+        for k in range(step, step + self.depth + 1):
+            if k not in self.waiting:
+                self.waiting[k] = self.threads.submit(self._pinned, k)
+        found = self.waiting.pop(step).result()
+        self.waiting = {k: v for k, v in self.waiting.items() if k > step}
+        return found
+
+    def _pinned(self, step: int) -> tuple[Tensor, ...]:
+        drawn = self.batch(step)
+        return tuple(x.pin_memory() for x in drawn) if torch.cuda.is_available() else drawn
 
 
 class Ticks(IterableDataset):

@@ -20,7 +20,7 @@ from c2lst._checks import check_choice
 from c2lst._random import derive
 from c2lst.nn import Objective, PatchCritic, attached, decode, encode, raw_latents, to_tensor
 
-from ._data import augment_batch
+from ._data import Ahead, augment_batch
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -71,9 +71,10 @@ class Plan(lp.LightningModule):
         """AdamW (Loshchilov & Hutter 2019)."""
         return torch.optim.AdamW(self.trained(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99))
 
-    def draws(self, *stream: int) -> torch.Generator:
-        """Return the generator of this step (and of this process, when there are several)."""
-        return torch.Generator().manual_seed(derive(self.seed, 101, self.step, self.global_rank, *stream))
+    def draws(self, step: int | None = None) -> torch.Generator:
+        """Return the generator of a step, this one by default (and of this process, when there are several)."""
+        step = self.step if step is None else step
+        return torch.Generator().manual_seed(derive(self.seed, 101, step, self.global_rank))
 
     def rows(self, n: int, generator: torch.Generator, size: int | None = None) -> NDArray[np.int64]:
         """Draw the rows of a batch, without repeats as far as `n` reaches."""
@@ -111,13 +112,19 @@ class Plan(lp.LightningModule):
         return {"plan": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One step: set the rate, take the loss."""
+        """One step: set the rate, take the loss. Raises `FloatingPointError` where it is no number any more."""
         # dropout draws from the global generator; seeded anew each step, so that a resumed run draws the same
         torch.manual_seed(derive(self.seed, 109, self.step, self.global_rank))
         for group in self.optimizers().param_groups:
             group["lr"] = self.rate()
         loss = self.loss(self.draws())
-        self.losses.append(float(loss.detach()))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"The loss is {value} at step {self.step} of {self.steps}: training has diverged, and its weights are lost. "
+                f"A smaller lr than {self.lr:g} is what to try first."
+            )
+        self.losses.append(value)
         return loss
 
     def count(self) -> None:
@@ -174,8 +181,7 @@ def variogram(x: Tensor, period: int) -> Tensor:
 def _follow(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
     """Move the exponential moving average of the weights, shorter at first."""
     decay = min(decay, (1 + step) / (10 + step))
-    for a, p in zip(average.parameters(), module.parameters(), strict=True):
-        a.lerp_(p.detach(), 1 - decay)
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in module.parameters()], 1 - decay)
 
 
 def optical(x: Tensor) -> Tensor:
@@ -375,7 +381,8 @@ class TokenizerPlan(Plan):
 class DenoiserPlan(Plan):
     """Denoiser on cached latents, with an exponential moving average of its weights.
 
-    `time_shift` above 1 leans on noisy latents, see :meth:`c2lst.nn.Objective.draw_times`.
+    `time_shift` above 1 leans on noisy latents, `time_even` is the share of times that are drawn evenly: see
+    :meth:`c2lst.nn.Objective.draw_times`.
     """
 
     def __init__(
@@ -387,14 +394,26 @@ class DenoiserPlan(Plan):
         held_out: Tensor | None = None,
         ema: float = 0.999,
         time_shift: float = 1.0,
+        time_even: float = 0.0,
         check_every: int = 200,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.denoiser = denoiser
         self.objective, self.latents, self.held_out = Objective(scheduler), latents, held_out
-        self.decay, self.time_shift, self.check_every = ema, time_shift, check_every
+        self.decay, self.check_every = ema, check_every
+        self.time_shift, self.time_even = time_shift, time_even
         self.average = copy.deepcopy(denoiser).requires_grad_(False)
+        self.ahead: Ahead | None = None
+
+    def on_fit_start(self) -> None:
+        """Beside a GPU, draw the batches of the next steps while it works on this one."""
+        if self.device.type == "cuda":
+            self.ahead = Ahead(lambda step: self.batch(self.draws(step)))
+
+    def on_fit_end(self) -> None:
+        """Let the threads go."""
+        self.ahead = None
 
     def trained(self) -> list[nn.Parameter]:
         """Parameters of the denoiser, not of its average."""
@@ -402,14 +421,20 @@ class DenoiserPlan(Plan):
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
-        shift = {} if self.time_shift == 1.0 else {"time_shift": self.time_shift}
-        return {**super().settings(), "ema": self.decay, **shift}
+        times = {"time_shift": (self.time_shift, 1.0), "time_even": (self.time_even, 0.0)}
+        changed = {name: value for name, (value, usual) in times.items() if value != usual}
+        return {**super().settings(), "ema": self.decay, **changed}
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw latents, noise and times."""
+        z = self.latents[self.rows(len(self.latents), generator)]
+        noise = torch.randn(z.shape, generator=generator)
+        return z, noise, self.objective.draw_times(len(z), generator, self.time_shift, self.time_even)
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Denoising error."""
-        z = self.latents[self.rows(len(self.latents), generator)].to(self.device)
-        noise = torch.randn(z.shape, generator=generator).to(z)
-        u = self.objective.draw_times(len(z), generator, self.time_shift)
+        drawn = self.batch(generator) if self.ahead is None else self.ahead(self.step)
+        z, noise, u = (x.to(self.device, non_blocking=True) for x in drawn)
         return self.objective.loss(self.denoiser, z, noise, u).mean()
 
     @torch.no_grad()
