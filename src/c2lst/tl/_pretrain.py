@@ -183,6 +183,8 @@ def pretrain(
         is no multiple of 8, networks are asked for beside `init`, or the checkpoint is of other settings, which are named.
     FileNotFoundError
         There is no directory `resume`.
+    FloatingPointError
+        Training has diverged: its loss is no number any more.
 
     Examples
     --------
@@ -217,6 +219,7 @@ def pretrain(
     if unknown := set(decoder_kwargs or {}) - set(decoder_plan):
         raise ValueError(f"decoder_kwargs holds {sorted(unknown)}; it may hold {', '.join(sorted(decoder_plan))}.")
     decoder_plan |= {"decoder_only": True, **(decoder_kwargs or {})}
+    check_positive("batch_size of decoder_kwargs", decoder_plan["batch_size"], integer=True)
     check_positive("checkpoint_every", checkpoint_every, integer=True)
     check_positive("max_ram_gb", max_ram_gb)
     if ema is not None:

@@ -121,8 +121,8 @@ class Plan(lp.LightningModule):
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"The loss is {value} at step {self.step} of {self.steps}: training has diverged, and its weights are lost. "
-                f"A smaller lr than {self.lr:g} is what to try first."
+                f"The loss is {value} at step {self.step} of {self.steps}: training has diverged. A smaller lr than "
+                f"{self.lr:g} is what to try first; a checkpoint written before stands."
             )
         self.losses.append(value)
         return loss
