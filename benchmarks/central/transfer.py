@@ -395,11 +395,10 @@ FIGURES = (("loss", -1), ("kid", -1), ("round_trip", 1), ("round_trip_share", 1)
 def text(table: pd.DataFrame) -> str:
     """Write the tables that a person reads: means over seeds, and whom the starter beats in how many of them."""
     out = ["# Does the central model transfer?\n"]
-    for (central, _, tissue, *_), part in table.groupby(["central", *SETTINGS], sort=False):
+    for (central, model, tissue, *_), part in table.groupby(["central", *SETTINGS], sort=False):
         first = part.iloc[0]
-        out.append(
-            f"## {central} on {tissue}{', with unpaired tissue' if first['pool'] else ''}, profiles: {first['profiles']}\n"
-        )
+        pool = ", with unpaired tissue" if first["pool"] else ""
+        out.append(f"## {central} ({model}) on {tissue}{pool}, profiles: {first['profiles']}\n")
         out.append(
             f"{first['n_spots']} spots of three sections, {first['n_held_out']} held out; {first['n_synthetic']} samples "
             f"against {first['n_reference']} patches of a section never seen; mean (sd) over "
