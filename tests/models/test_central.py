@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 
@@ -25,6 +26,65 @@ def test_round_trip_is_exact(tiny, saved, patches8):
         assert again.card[key] == tiny.card[key]
     np.testing.assert_array_equal(again.sample(3, seed=1, steps=2), tiny.sample(3, seed=1, steps=2))
     assert torch.equal(again.encode(patches8), tiny.encode(patches8))
+
+
+def test_a_guide_goes_with_the_model(guided, tiny, tmp_path):
+    path = guided.save_pretrained(tmp_path / "guided")
+    again = CentralModel.from_pretrained(path)
+    assert again.hash == guided.hash != tiny.hash
+    assert again.autoguidance == 1.5 and "autoguidance" not in again.card
+    assert again.n_parameters == tiny.n_parameters + sum(p.numel() for p in again.guide.parameters())
+    drawn = guided.sample(3, seed=1, steps=2)
+    np.testing.assert_array_equal(again.sample(3, seed=1, steps=2), drawn)
+    # without it, the samples are those of the bare model
+    bare = tiny.sample(3, seed=1, steps=2)
+    np.testing.assert_array_equal(guided.sample(3, seed=1, steps=2, autoguidance=1.0), bare)
+    assert np.abs(drawn.astype(int) - bare).mean() > 1
+    assert "drawn with a guide (1.5)" in repr(again) and "drawn with a guide (1.5)" in again._repr_html_()
+    with pytest.raises(ValueError, match=r"autoguidance=1\.5 needs a guide"):
+        tiny.sample(3, steps=2, autoguidance=1.5)
+    with pytest.raises(ValueError, match="autoguidance must be at least 0"):
+        guided.sample(3, steps=2, autoguidance=-1)
+    weaker = dataclasses.replace(guided, autoguidance=1.2)
+    assert weaker.hash != guided.hash
+    CentralModel.from_pretrained(guided.save_pretrained(tmp_path / "half", half=True))
+
+
+def no_weight(path, edit):
+    edit(path / "c2lst_card.json", autoguidance=KeyError)
+
+
+def odd_weight(path, edit):
+    edit(path / "c2lst_card.json", autoguidance="2")
+
+
+def no_entry(path, edit):
+    edit(path / "model_index.json", guide=KeyError)
+
+
+def odd_entry(path, edit):
+    edit(path / "model_index.json", guide=["diffusers", "AutoencoderKL"])
+
+
+def other_channels(path, edit):
+    nn.make_denoiser(latent_channels=3, latent_px=4, width=8, depth=1, heads=2).save_pretrained(path / "guide")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (no_weight, "must say the autoguidance of its guide, a number, not None"),
+        (odd_weight, "a number, not '2'"),
+        (no_entry, r"says autoguidance=1\.5, and model_index\.json names no guide"),
+        (odd_entry, "must name one guide among"),
+        (other_channels, "guide takes latents of 3 channels, the denoiser of 2"),
+    ],
+)
+def test_a_spoilt_guide_is_named(guided, tmp_path, edit, spoil, match):
+    path = guided.save_pretrained(tmp_path / "guided")
+    spoil(path, edit)
+    with pytest.raises(ValueError, match=match):
+        CentralModel.from_pretrained(path)
 
 
 def test_directory_is_json_and_safetensors(saved):

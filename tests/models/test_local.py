@@ -55,6 +55,23 @@ def test_round_trip_gives_the_same_patches(tiny, tmp_path, kind, encoder):
     np.testing.assert_array_equal(again.sample(None, n=2, steps=2), model.sample(None, n=2, steps=2))
 
 
+@pytest.mark.parametrize("kind", ["film", "lora"])
+def test_the_guide_of_the_central_model_draws_with_it(guided, kind):
+    if kind == "lora":
+        pytest.importorskip("peft")
+    genes = nn.GENE_ENCODERS["pca"].fit(np.random.default_rng(0).random((12, 4)).astype(np.float32))
+    modulation = nn.MODULATIONS[kind](genes.dim, [s.width for s in nn.sites(guided.denoiser)], rank=2)
+    untouched = LocalModel(guided, genes, modulation, GENES, modulation_kind=kind)
+    # a modulation that is still nothing draws what the central model draws, guide and all
+    drawn = guided.sample(3, seed=1, steps=2)
+    for profiles in (None, np.ones((3, 4))):
+        np.testing.assert_array_equal(untouched.sample(profiles, n=3, seed=1, steps=2), drawn)
+    model, profiles = make(guided, kind)
+    ours, bare = (model.sample(profiles[:3], seed=1, steps=2, autoguidance=w) for w in (None, 1.0))
+    assert np.abs(ours.astype(int) - bare).mean() > 1
+    np.testing.assert_array_equal(model.sample(profiles[:3], seed=1, steps=2, autoguidance=1.5), ours)
+
+
 def test_binding_again_keeps_what_lora_learned(tiny):
     pytest.importorskip("peft")
     model, profiles = make(tiny, "lora")

@@ -155,6 +155,39 @@ def test_a_denoiser_that_knows_the_answer_arrives(monkeypatch):
     torch.testing.assert_close(nn.sample(Toy(), SCHEDULERS["flow"], noise, steps=4), goal, rtol=0, atol=0.006)
 
 
+def test_a_guide_is_kept_away_from(monkeypatch):
+    import c2lst.nn._objective as module
+
+    calls = []
+
+    def says(model, z, t):
+        calls.append(model)
+        return model.weight * z
+
+    strong, weak = Toy(), Toy()
+    strong.weight, weak.weight = 0.3, 0.1
+    monkeypatch.setattr(module, "denoise", says)
+    noise = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(2))
+
+    def drawn(guide=None, model=strong):
+        calls.clear()
+        return nn.sample(model, SCHEDULERS["flow"], noise, steps=3, guide=guide)
+
+    plain = drawn()
+    assert torch.equal(drawn(nn.Guide(strong, weak, 1.0)), plain) and len(calls) == 3
+    guided = drawn(nn.Guide(strong, weak, 1.5))
+    assert len(calls) == 6  # the strong one is asked once a step
+    # .3 + .5 (.3 - .1)
+    further = Toy()
+    further.weight = 0.4
+    torch.testing.assert_close(drawn(model=further), guided)
+    # what is drawn with may be another one: the difference is that of the two all the same
+    other = Toy()
+    other.weight = 0.7
+    further.weight = 0.8
+    torch.testing.assert_close(drawn(nn.Guide(strong, weak, 1.5), model=other), drawn(model=further))
+
+
 def test_the_callers_scheduler_and_random_state_are_left_alone(denoiser, latents):
     scheduler = DPMSolverMultistepScheduler(num_train_timesteps=100)
     before = torch.random.get_rng_state()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -440,6 +441,54 @@ def test_the_decoder_alone_learns_on_as_it_is_told(patches, same, tmp_path):
         c2l.tl.pretrain(patches, init=first, decoder_steps=3, decoder_kwargs={"decoder_only": False}, **more)
     with pytest.raises(ValueError, match="steps"):
         c2l.tl.pretrain(patches, **{**TINY, "steps": 0})
+
+
+GUIDE = {"width": 16, "depth": 1, "heads": 2}
+
+
+def test_a_guide_is_trained_beside_the_denoiser(patches, same, tmp_path, caplog):
+    bare = c2l.tl.pretrain(patches, **TINY)
+    made, again = (
+        c2l.tl.pretrain(patches, guide_steps=3, guide=GUIDE | {"lr": 1e-3}, out=tmp_path / "a", **TINY)
+        for _ in range(2)
+    )
+    assert same(weights(made), weights(bare)) and made.hash == again.hash != bare.hash
+    assert made.autoguidance == 2.0 and made.guide.config.num_attention_heads == 2
+    assert made.card["guide_steps"] == 3 and len(made.card["curves"]["guide"]) == 3
+    assert [ax.get_title() for ax in c2l.pl.training(made)][-1] == "guide: denoising"
+    assert c2l.models.CentralModel.from_pretrained(tmp_path / "a" / "model").hash == made.hash
+    assert bare.guide is None and "guide_steps" not in bare.card
+    # behind a model that is there: its parts stay as they are
+    more = {k: v for k, v in TINY.items() if k not in ("tokenizer", "denoiser")}
+    kept = c2l.tl.pretrain(patches, init=bare, guide_steps=3, guide=GUIDE, autoguidance=1.3, **{**more, "steps": 0})
+    assert same(weights(kept), weights(bare)) and kept.autoguidance == 1.3
+    # it stays with them, and goes where one of them is trained on
+    decoded = c2l.tl.pretrain(patches, init=kept, decoder_steps=2, **{**more, "steps": 0})
+    assert same(decoded.guide.state_dict(), kept.guide.state_dict()) and decoded.autoguidance == 1.3
+    assert not caplog.records
+    assert c2l.tl.pretrain(patches, init=kept, **more).guide is None
+    assert "init has a guide, which belongs to its own latents" in caplog.text
+
+
+def test_the_decoder_learns_on_what_is_drawn_with_the_guide(patches, same):
+    first = c2l.tl.pretrain(patches, guide_steps=2, guide=GUIDE, **TINY)
+    more = {k: v for k, v in TINY.items() if k not in ("tokenizer", "denoiser")} | {"steps": 0, "decoder_steps": 3}
+    near, far = (
+        c2l.tl.pretrain(patches, init=dataclasses.replace(first, autoguidance=w), **more).tokenizer.state_dict()
+        for w in (1.0, 9.0)
+    )
+    assert not same(near, far)
+
+
+def test_a_guide_is_asked_for_in_full(patches):
+    with pytest.raises(ValueError, match="pass guide_steps= too"):
+        c2l.tl.pretrain(patches, guide=GUIDE, **TINY)
+    with pytest.raises(ValueError, match="autoguidance"):
+        c2l.tl.pretrain(patches, guide_steps=2, autoguidance=0, **TINY)
+    with pytest.raises(TypeError, match="guide_steps"):
+        c2l.tl.pretrain(patches, guide_steps=2.5, **TINY)
+    with pytest.raises(ValueError, match="lr of guide"):
+        c2l.tl.pretrain(patches, guide_steps=2, guide={"lr": 0}, **TINY)
 
 
 def test_what_is_compiled_is_the_denoiser_that_learns(patches, monkeypatch):

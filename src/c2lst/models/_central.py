@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from c2lst.nn import Guide
+
 CARD = "c2lst_card.json"
+GUIDE = "guide"  # its folder
 
 
 @dataclass(eq=False, repr=False)
@@ -43,6 +46,9 @@ class CentralModel:
         Training data with licences, seed, steps, curves, limits.
     name
         Under which it was loaded or registered.
+    guide, autoguidance
+        A weaker denoiser of the same latents, and how far samples keep away from what it would do (Karras et al. 2024): what
+        the denoiser says more than the guide is multiplied by `autoguidance`; 1 is none. Without a guide `None` and 1.
 
     Examples
     --------
@@ -61,13 +67,23 @@ class CentralModel:
     patch_px: int
     card: dict[str, Any] = field(default_factory=dict)
     name: str = "unnamed"
+    guide: nn.Module | None = None
+    autoguidance: float = 1.0
 
     def __post_init__(self) -> None:
         check_positive("mpp", self.mpp)
         check_positive("patch_px", self.patch_px, integer=True)
-        self.mpp, self.patch_px = float(self.mpp), int(self.patch_px)
-        for module in (self.tokenizer, self.denoiser):
+        check_positive("autoguidance", self.autoguidance, zero=True)
+        self.mpp, self.patch_px, self.autoguidance = float(self.mpp), int(self.patch_px), float(self.autoguidance)
+        for module in self._modules():
             module.requires_grad_(False).eval()
+        if self.guide is None and self.autoguidance != 1.0:
+            raise ValueError(f"autoguidance={self.autoguidance:g} needs a guide, a weaker denoiser to keep away from.")
+        if self.guide is not None and self.guide.config.in_channels != self.denoiser.config.in_channels:
+            raise ValueError(
+                f"The guide takes latents of {self.guide.config.in_channels} channels, the denoiser of "
+                f"{self.denoiser.config.in_channels}: these two do not belong together."
+            )
         self._hash: str | None = None
         shape = self._latent_shape()
         name, config = type(self.denoiser).__name__, self.denoiser.config
@@ -82,7 +98,21 @@ class CentralModel:
                 f"patch_px={self.patch_px} makes latents of {shape[1]} px, no multiple of {token}, by which the {name} "
                 f"shrinks them; choose a multiple of {token * shrinks(self.tokenizer)}."
             )
-        self.denoiser.px_per_latent = shrinks(self.tokenizer)
+        for module in self._modules()[1:]:
+            module.px_per_latent = shrinks(self.tokenizer)
+
+    def _modules(self) -> list[nn.Module]:
+        return [self.tokenizer, self.denoiser, *([] if self.guide is None else [self.guide])]
+
+    def guided(self, autoguidance: float | None = None) -> Guide | None:
+        """Return what samples keep away from, `autoguidance` of it or as much as the model says; `None` where nothing is."""
+        from c2lst.nn import Guide
+
+        weight = self.autoguidance if autoguidance is None else autoguidance
+        check_positive("autoguidance", weight, zero=True)
+        if self.guide is None and weight != 1.0:
+            raise ValueError(f"autoguidance={weight:g} needs a guide, and {self.name!r} has none; leave it out.")
+        return None if weight == 1.0 else Guide(self.denoiser, self.guide, float(weight))
 
     def _latent_shape(self) -> tuple[int, int, int]:
         config, down = self.tokenizer.config, shrinks(self.tokenizer)
@@ -98,16 +128,17 @@ class CentralModel:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over every weight, every setting, mpp and patch size: the model's identity."""
+        """SHA-256 over every weight, every setting, mpp, patch size and autoguidance: the model's identity."""
         if self._hash is None:
             digest = hashlib.sha256()
             configs = [
                 {k: v for k, v in part.config.items() if not k.startswith("_")}
-                for part in (self.tokenizer, self.denoiser, self.scheduler)
+                for part in (*self._modules(), self.scheduler)
             ]
-            said = json.dumps([self.mpp, self.patch_px, configs], sort_keys=True, default=str)
+            drawn = [] if self.guide is None else [self.autoguidance]
+            said = json.dumps([self.mpp, self.patch_px, configs, *drawn], sort_keys=True, default=str)
             digest.update(said.encode())
-            for part in (self.tokenizer, self.denoiser):
+            for part in self._modules():
                 for key, value in sorted(part.state_dict().items()):
                     digest.update(key.encode())
                     digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -121,8 +152,8 @@ class CentralModel:
 
     @property
     def n_parameters(self) -> int:
-        """Parameters of tokenizer and denoiser."""
-        return sum(p.numel() for m in (self.tokenizer, self.denoiser) for p in m.parameters())
+        """Parameters of tokenizer, denoiser and guide."""
+        return sum(p.numel() for m in self._modules() for p in m.parameters())
 
     def encode(self, patches: NDArray[np.uint8], *, batch_size: int = 256) -> Tensor:
         """Turn uint8 `(n, H, W, 3)` into latents `(n, C, h, w)`, float32."""
@@ -150,12 +181,24 @@ class CentralModel:
             )
 
     def sample(
-        self, n: int, *, seed: int = 0, steps: int = 20, batch_size: int = 64, progress: bool | None = False
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        steps: int = 20,
+        autoguidance: float | None = None,
+        batch_size: int = 64,
+        progress: bool | None = False,
     ) -> NDArray[np.uint8]:
-        """Draw `n` patches, uint8 `(n, H, W, 3)`; patch `i` depends on `seed` and `i` alone."""
+        """Draw `n` patches, uint8 `(n, H, W, 3)`; patch `i` depends on `seed` and `i` alone.
+
+        `autoguidance` of `None` is the model's own; 1 draws without its guide, in less time.
+        """
         check_positive("n", n, integer=True)
         check_positive("steps", steps, integer=True)
-        return draw(self, np.arange(n), seed=seed, steps=steps, batch_size=batch_size, show=progress)
+        return draw(
+            self, np.arange(n), seed=seed, steps=steps, autoguidance=autoguidance, batch_size=batch_size, show=progress
+        )
 
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False, half: bool = False) -> Path:
         """Write the model to a new directory; `half` stores float16. Raises `FileExistsError` where one is."""
@@ -165,6 +208,7 @@ class CentralModel:
         with new_directory(path, overwrite=overwrite) as made:
             index: dict[str, Any] = {"_class_name": "C2LSTCentralModel"}
             parts = {"vae": self.tokenizer, _denoiser_folder(self.denoiser): self.denoiser}
+            parts |= {} if self.guide is None else {GUIDE: self.guide}
             for folder, module in parts.items():
                 index[folder] = ["diffusers", type(module).__name__]
                 module.save_config(made / folder)
@@ -177,7 +221,8 @@ class CentralModel:
             index["scheduler"] = ["diffusers", type(self.scheduler).__name__]
             self.scheduler.save_config(made / "scheduler")
             write_json(made / "model_index.json", index)
-            write_json(made / CARD, {**self.card, "mpp": self.mpp, "patch_px": self.patch_px})
+            drawn = {} if self.guide is None else {"autoguidance": self.autoguidance}
+            write_json(made / CARD, {**self.card, "mpp": self.mpp, "patch_px": self.patch_px, **drawn})
         return Path(path)
 
     @classmethod
@@ -233,19 +278,24 @@ class CentralModel:
             raise ValueError(f"revision={revision!r} is for models of the Hub; {key} is a directory.")
         return remember(load_directory(Path(key), name=key, **asked))
 
+    def _networks(self) -> str:
+        if self.guide is None:
+            return type(self.denoiser).__name__
+        return f"{type(self.denoiser).__name__}, drawn with a guide ({self.autoguidance:g})"
+
     def __repr__(self) -> str:
         data = self.card.get("data", "not said")
         return (
             f"CentralModel {self.name!r}: {self.patch_px} px at {self.mpp:g} um/px "
             f"({self.patch_px * self.mpp:g} um), {self.n_parameters / 1e6:.2f} M parameters, "
-            f"{type(self.denoiser).__name__}\n  trained on: {data}\n  hash: {self.hash[:12]}"
+            f"{self._networks()}\n  trained on: {data}\n  hash: {self.hash[:12]}"
         )
 
     def _repr_html_(self) -> str:
         rows = {
             "patch": f"{self.patch_px} px at {self.mpp:g} um/px ({self.patch_px * self.mpp:g} um)",
             "parameters": f"{self.n_parameters / 1e6:.2f} M",
-            "denoiser": type(self.denoiser).__name__,
+            "denoiser": self._networks(),
             "hash": self.hash[:12],
             **{k: v for k, v in self.card.items() if isinstance(v, str | int | float)},
         }
@@ -269,6 +319,7 @@ def draw(
     denoiser=None,
     condition=None,
     guidance: float = 1.0,
+    autoguidance: float | None = None,
     precision: str = "32-true",
     show: bool | None = None,
     desc: str = "sampling",
@@ -283,7 +334,9 @@ def draw(
 
     out = np.empty((len(index), central.patch_px, central.patch_px, 3), dtype=np.uint8)
     model = central.denoiser if denoiser is None else denoiser
+    guide = central.guided(autoguidance)
     moved = [central.tokenizer, model, *([] if modulation is None else [modulation])]
+    moved += [] if guide is None else [guide.denoiser, guide.weak]
     with (
         progress(total=len(index), desc=desc, show=show, unit="patch") as bar,
         nn.on_device(*moved) as here,
@@ -299,6 +352,7 @@ def draw(
                     modulation=modulation,
                     condition=None if condition is None else condition[s].to(here),
                     guidance=guidance,
+                    guide=guide,
                 )
                 out[s] = nn.to_uint8(nn.decode(central.tokenizer, z))
             bar.update(s.stop - s.start)

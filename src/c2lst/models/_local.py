@@ -103,6 +103,7 @@ class LocalModel:
         index: NDArray[np.int64] | None = None,
         seed: int = 0,
         guidance: float = 2.5,
+        autoguidance: float | None = None,
         steps: int = 20,
         batch_size: int = 64,
         precision: str = "32-true",
@@ -118,6 +119,8 @@ class LocalModel:
             Names the noise of each patch: equal entries, equal noise. `None` is 0, 1, 2, ...
         guidance
             Of Ho & Salimans (2022): 1 is none, more exaggerates what the genes ask for.
+        autoguidance
+            Of the central model, where it has a guide (see :class:`CentralModel`): `None` is its own, 1 is none.
         precision
             `"32-true"`, or `"bf16-mixed"`: faster where the processor has bfloat16, several times slower elsewhere.
         """
@@ -145,6 +148,7 @@ class LocalModel:
             denoiser=self.denoiser,
             condition=condition,
             guidance=1.0 if profiles is None else guidance,
+            autoguidance=autoguidance,
             precision=precision,
             show=progress,
             desc="generating",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c2lst._checks import listing
 
 from ._adopt import CONDITION, OLD_TRANSFORMER, PIXCELL, adopt_config, adopt_tensors
-from ._central import CARD, CentralModel, shrinks
+from ._central import CARD, GUIDE, CentralModel, shrinks
 from ._files import check_directory, check_kept_scale, is_plain, load_strictly, read_json, read_weights
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def load_directory(
     check_directory(path, "model_index.json")
     index = read_json(path / "model_index.json")
     card = read_json(path / CARD, "mpp", "patch_px") if (path / CARD).is_file() else {}
+    guide, autoguidance = _guide(path, index, card)
     denoiser = _module(path, index, "denoiser", DENOISERS)
     scheduler = _scheduler(path, index)
     tokenizer = _tokenizer(path, index) if vae is None else _given(vae)
@@ -80,7 +82,32 @@ def load_directory(
                 "CentralModel.from_pretrained(..., patch_px=)."
             )
         patch_px = side * shrinks(tokenizer)
-    return CentralModel(tokenizer, denoiser, scheduler, mpp=mpp, patch_px=patch_px, card=card, name=name)
+    try:
+        return CentralModel(
+            tokenizer, denoiser, scheduler, mpp=mpp, patch_px=patch_px, card=card, name=name, guide=guide,
+            autoguidance=autoguidance,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _guide(path: Path, index: dict[str, Any], card: dict[str, Any]) -> tuple[nn.Module | None, float]:
+    """Take the weaker denoiser out of `index`, where there is one, and load it; and how far samples keep away from it."""
+    from c2lst.nn._denoiser import check_denoiser
+
+    entry, said = index.pop(GUIDE, None), card.pop("autoguidance", None)
+    if entry is None:
+        if said is not None:
+            raise ValueError(f"{path / CARD} says autoguidance={said!r}, and model_index.json names no {GUIDE}.")
+        return None, 1.0
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said < math.inf:
+        raise ValueError(f"{path / CARD} must say the autoguidance of its {GUIDE}, a number, not {said!r}.")
+    guide = _module(path, {GUIDE: entry}, GUIDE, DENOISERS)
+    try:
+        check_denoiser(guide)
+    except ValueError as error:
+        raise ValueError(f"{path / GUIDE}: {error}") from error
+    return guide, float(said)
 
 
 def _check_scale(path: Path, card: dict[str, Any], mpp: float | None, patch_px: int | None) -> None:

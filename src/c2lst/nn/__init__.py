@@ -6,7 +6,7 @@ from ._gene_encoder import GENE_ENCODERS, GeneEncoder, MLPGeneEncoder, PCAGeneEn
 from ._grow import grow_denoiser, grow_tokenizer
 from ._heads import PatchCNN, PatchCritic
 from ._modulation import MODULATIONS, FiLM, LoRA, Modulation, attached
-from ._objective import Objective, sample
+from ._objective import Guide, Objective, sample
 from ._tokenizer import decode, encode, make_tokenizer, raw_latents, set_latent_scale, to_tensor, to_uint8
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "MODULATIONS",
     "FiLM",
     "GeneEncoder",
+    "Guide",
     "LoRA",
     "MLPGeneEncoder",
     "Modulation",

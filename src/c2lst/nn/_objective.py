@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
@@ -99,6 +99,18 @@ def solver_of(scheduler: SchedulerMixin) -> SchedulerMixin:
     return type(scheduler).from_config(config, **({"variance_type": "fixed_small"} if learned else {}))
 
 
+class Guide(NamedTuple):
+    """Autoguidance (Karras et al. 2024): samples keep away from what a weaker denoiser would do.
+
+    What `denoiser` says more than `weak`, one of the same latents that is smaller and was trained for a shorter time, is
+    multiplied by `weight`: where the weak one errs, the strong one errs less in the same direction. 1 is none.
+    """
+
+    denoiser: nn.Module
+    weak: nn.Module
+    weight: float
+
+
 @torch.inference_mode()
 def sample(
     model: nn.Module,
@@ -109,10 +121,12 @@ def sample(
     modulation: Modulation | None = None,
     condition: Tensor | None = None,
     guidance: float = 1.0,
+    guide: Guide | None = None,
 ) -> Tensor:
     """Draw latents from `noise` `(n, C, h, w)`; `guidance` is that of Ho & Salimans (2022), 1 is none.
 
-    `condition` is `(n, d)`, a row of NaN being a patch without genes. The solver is :func:`solver_of` the scheduler.
+    `condition` is `(n, d)`, a row of NaN being a patch without genes. The solver is :func:`solver_of` the scheduler. The
+    denoiser of a `guide` is not modulated: what it adds is the same whatever the genes.
     """
     solver = solver_of(scheduler)
     solver.set_timesteps(steps, device=noise.device)
@@ -135,6 +149,9 @@ def sample(
                 with attached(modulation, model, torch.full_like(condition, torch.nan)):
                     free = denoise(model, x, times)
                 v = free + guidance * (v - free)
+        if guide is not None and guide.weight != 1.0:
+            plain = v if modulation is None and model is guide.denoiser else denoise(guide.denoiser, x, times)
+            v = v + (guide.weight - 1.0) * (plain - denoise(guide.weak, x, times))
         # under autocast a denoiser says bfloat16; solvers round what they are given to what they are told
         z = solver.step(v.to(z.dtype), t, z, return_dict=True, **extra).prev_sample
     return z

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from c2lst.models import CentralModel
+    from c2lst.nn import Guide
     from c2lst.train import Bar, Pool
 
 TOKENIZERS = {
@@ -29,6 +30,7 @@ DENOISERS = {
     "unet": {"channels": (64, 128, 192), "layers": 1},
     "dit": {"width": 256, "depth": 6, "heads": 4},
 }
+GUIDES = {"unet": {"channels": (32, 32, 64), "layers": 1}, "dit": {"width": 128, "depth": 3, "heads": 4}}
 DECODER = {
     "noise": 0.1, "density": 0.5, "adversarial": 2.0, "matching": 6.0, "cropped": 1.0, "kl": 0.0,
     "spectrum": 0.3, "grid": 10.0, "ema": 0.995,
@@ -56,6 +58,9 @@ def pretrain(
     clip: float | None = 1.0,
     tokenizer: dict[str, Any] | CentralModel | None = None,
     denoiser: dict[str, Any] | None = None,
+    guide_steps: int = 0,
+    guide: dict[str, Any] | None = None,
+    autoguidance: float = 2.0,
     init: CentralModel | str | Path | None = None,
     patch_px: int | None = None,
     n_per_section: int | None = None,
@@ -122,12 +127,22 @@ def pretrain(
         `None` is the starter's, of kind `"dc"`.
     denoiser
         Settings for :func:`c2lst.nn.make_denoiser`. `None` is the starter's UNet.
+    guide_steps
+        Steps of a guide, a smaller denoiser on the same latents, from nothing; 0 trains none. Samples then keep away from
+        what it would do (Karras et al. 2024). It should be clearly worse than the denoiser: a tenth of its steps or less.
+    guide
+        Settings of the guide for :func:`c2lst.nn.make_denoiser`, beside `batch_size` and `lr`. `None` is a network of the
+        denoiser's kind, with about an eighth of the parameters that one has by default.
+    autoguidance
+        How far samples keep away from the guide: what the denoiser says more than it is multiplied by this. Choose it by
+        what samples look like beside real tissue (:func:`c2lst.tl.embedding_overlap`).
     init
         A central model, or what :meth:`c2lst.models.CentralModel.from_pretrained` takes, that is trained on, say the
         starter on slides of your own laboratory: the denoiser begins where its denoiser is. Its tokenizer is taken as it
         is, or, with `tokenizer_steps`, trained on too. Scale and side of the patches must be the same. With
         `tokenizer={"latent_channels": n}` beside it, more than the model has, latents are added for detail: the former
         ones stay as they are, so that the denoiser has only the new ones to learn (a tokenizer of kind `"dc"` and a UNet).
+        A guide that the model has is kept where neither tokenizer nor denoiser is trained on.
     patch_px
         Side of a patch that is cut from a SpatialData; `None` is that of the other patches, or 64.
     n_per_section
@@ -220,6 +235,16 @@ def pretrain(
         raise ValueError(f"decoder_kwargs holds {sorted(unknown)}; it may hold {', '.join(sorted(decoder_plan))}.")
     decoder_plan |= {"decoder_only": True, **(decoder_kwargs or {})}
     check_positive("batch_size of decoder_kwargs", decoder_plan["batch_size"], integer=True)
+    guide_plan = {"batch_size": batch_size, "lr": lr}
+    if guide_steps:
+        check_positive("guide_steps", guide_steps, integer=True)
+        check_positive("autoguidance", autoguidance)
+        guide = dict(guide or {})
+        guide_plan |= {k: guide.pop(k) for k in guide_plan if k in guide}
+        check_positive("batch_size of guide", guide_plan["batch_size"], integer=True)
+        check_positive("lr of guide", guide_plan["lr"])
+    elif guide is not None:
+        raise ValueError("guide= says what a guide shall be like: pass guide_steps= too.")
     check_positive("checkpoint_every", checkpoint_every, integer=True)
     check_positive("max_ram_gb", max_ram_gb)
     if ema is not None:
@@ -299,7 +324,8 @@ def pretrain(
             else:
                 tok = nn.make_tokenizer(**{"patch_px": patch_px, **_filled(asked or None, TOKENIZERS, "dc", "kl")})
     n_drawn = min(DRAWN, decoder_steps * decoder_plan["batch_size"])
-    bar = Bar(tok_steps + -(-len(train) // 128) + steps + -(-n_drawn // 64) + decoder_steps, progress)
+    n_encoded = -(-len(train) // 128) if steps or guide_steps else 0
+    bar = Bar(tok_steps + n_encoded + steps + guide_steps + -(-n_drawn // 64) + decoder_steps, progress)
     try:
         spent = 0.0
         if not given:
@@ -388,11 +414,55 @@ def pretrain(
             bar=bar,
             **engine,
         )
+        weak = None
+        if guide_steps:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(seed, 8))
+                like = "unet" if "UNet" in type(den).__name__ and usual == "unet" else "dit"
+                weak = nn.make_denoiser(**{**sized, **_filled(guide or None, GUIDES, like, like)})
+            weaker = DenoiserPlan(
+                weak,
+                scheduler,
+                latents,
+                held_out=held_latents,
+                ema=0.999 if guide_steps >= 2000 else 0.99,
+                time_shift=time_shift,
+                time_even=time_even,
+                check_every=max(1, guide_steps // 20),
+                steps=guide_steps,
+                seed=derive(seed, 9),
+                schedule=schedule,
+                **guide_plan,
+            )
+            fit(
+                weaker,
+                desc="guide",
+                checkpoint=at("guide"),
+                settings={"latents": latents.key, "held": apart, **_config("guide", weak)},
+                bar=bar,
+                **engine,
+            )
+            weak = weaker.average
+            curves |= {"guide": _thin(weaker.losses), "guide_validation": [list(v) for v in weaker.validation]}
+        elif begin is not None and begin.guide is not None:
+            if steps or not given:
+                logger.warning(
+                    "init has a guide, which belongs to its own latents and denoiser: what is trained on here draws "
+                    "without one. Pass guide_steps= to train another."
+                )
+            else:
+                weak, autoguidance = begin.guide, begin.autoguidance
         if decoder_steps:
             # a copy: the tokenizer may be another model's
             tok = copy.deepcopy(tok)
             judged = _digest(plan.average)[:16]
-            drawn = _drawn(plan.average, scheduler, latents.shape[1:], n_drawn, judged, at("drawn"), seed, bar)
+            kept_from = None if weak is None else nn.Guide(plan.average, weak, autoguidance)
+            if kept_from is not None:
+                told = f"{judged} {_digest(weak)} {autoguidance!r}"
+                judged = hashlib.sha256(told.encode()).hexdigest()[:16]
+            drawn = _drawn(
+                plan.average, scheduler, latents.shape[1:], n_drawn, judged, at("drawn"), seed, bar, kept_from
+            )
             decoder = TokenizerPlan(
                 tok.requires_grad_(True),
                 pixels,
@@ -428,6 +498,8 @@ def pretrain(
         mpp=mpp,
         patch_px=patch_px,
         name="pretrained",
+        guide=weak,
+        autoguidance=1.0 if weak is None else autoguidance,
         card={
             "data": "not said",
             "licence": "not said",
@@ -437,6 +509,7 @@ def pretrain(
             "steps": int(plan.step),
             "tokenizer_steps": int(tok_steps),
             "decoder_steps": int(decoder_steps),
+            **({"guide_steps": int(guide_steps)} if guide_steps else {}),
             "batch_size": int(batch_size),
             "schedule": schedule,
             "ema": float(ema),
@@ -546,7 +619,7 @@ def _set_scale(
 
 def _drawn(
     denoiser: torch.nn.Module, scheduler: Any, shape: tuple[int, ...], n: int, key: str, folder: Path | None, seed: int,
-    bar: Bar,
+    bar: Bar, guide: Guide | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Draw `n` latents `(n, C, h, w)` with the denoiser of that `key`; a resumed run takes those that it finds."""
     import torch
@@ -564,10 +637,10 @@ def _drawn(
     bar.phase("samples", len(starts), drawn=first)
     draws = torch.Generator().manual_seed(derive(seed, 7))
     parts = []
-    with nn.on_device(denoiser) as here:
+    with nn.on_device(denoiser, *([] if guide is None else [guide.weak])) as here:
         for start in starts:
             noise = torch.randn((min(64, n - start), *shape), generator=draws).to(here)
-            parts.append(nn.sample(denoiser, scheduler, noise, steps=DRAWN_STEPS).cpu().clone())
+            parts.append(nn.sample(denoiser, scheduler, noise, steps=DRAWN_STEPS, guide=guide).cpu().clone())
             bar.step()
     found = torch.cat(parts)
     if file is not None and first:

@@ -35,6 +35,7 @@ class Bar:
     def __init__(self, total: int, show: bool | None):
         self.total, self.show, self.bar = total, show, None
         self.end = 0
+        self.encoded = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "bar": None}
@@ -48,6 +49,12 @@ class Bar:
             self.bar.set_description(desc)
         self.bar.update(self.end + done - self.bar.n)
         self.end += length
+
+    def latents(self, n_batches: int, done: int = 0, *, drawn: bool = True) -> None:
+        """Begin the phase in which latents are encoded: once, however many plans learn from them."""
+        if not self.encoded:
+            self.encoded = True
+            self.phase("latents", n_batches, done, drawn=drawn)
 
     def step(self, losses: list[float] | None = None) -> None:
         """Count a step; show the mean of the last `losses`."""
@@ -91,10 +98,11 @@ class _Encode(lp.Callback):
         if trainer.world_size > 1 and source.folder is None:
             if trainer.is_global_zero:
                 self.temporary = tempfile.mkdtemp(prefix="c2lst-")
-            source.folder = Path(strategy.broadcast(self.temporary))
+            self.temporary = strategy.broadcast(self.temporary)
+            source.folder = Path(self.temporary)
         ready = strategy.broadcast(source.ready)
         if trainer.is_global_zero and self.bar is not None:
-            self.bar.phase("latents", source.n_batches, source.n_batches if ready else 0)
+            self.bar.latents(source.n_batches, source.n_batches if ready else 0)
         if not ready and trainer.is_global_zero:
             last = time.monotonic()
             for _ in source.encode(strategy.root_device):
@@ -112,7 +120,9 @@ class _Encode(lp.Callback):
 
     def teardown(self, trainer: lp.Trainer, plan: Plan, stage: str) -> None:
         if self.temporary is not None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
+            plan.latents.folder = plan.latents.array = None  # the next plan encodes again
+            if trainer.is_global_zero:
+                shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 class _Progress(lp.Callback):
@@ -375,11 +385,13 @@ def fit(
             trainer.fit(plan, DataLoader(Ticks(left), batch_size=None))
             if apart:
                 _restore(plan, Path(checkpoint), whole)
-                bar.end += plan.steps + getattr(getattr(plan, "latents", None), "n_batches", 0)
+                n_batches = 0 if bar.encoded else getattr(getattr(plan, "latents", None), "n_batches", 0)
+                bar.encoded = bar.encoded or bool(n_batches)
+                bar.end += plan.steps + n_batches
     elif not own:
         waiting = getattr(plan, "latents", None)
-        if hasattr(waiting, "encode"):
-            bar.phase("latents", waiting.n_batches, waiting.n_batches, drawn=rank_zero_only.rank in (None, 0))
+        if plan.steps and hasattr(waiting, "encode"):
+            bar.latents(waiting.n_batches, waiting.n_batches, drawn=rank_zero_only.rank in (None, 0))
         bar.phase(desc, plan.steps, plan.steps, drawn=rank_zero_only.rank in (None, 0))
     if hasattr(plan, "_restored"):
         del plan._restored
