@@ -292,6 +292,11 @@ def pretrain(
     def at(stage: str) -> Path | None:
         return None if folder is None else folder / stage
 
+    def before(stage: str) -> float:
+        """Return the seconds that earlier sittings spent on a stage."""
+        note = read_note(at(stage))
+        return 0.0 if note is None else float(note["seconds"])
+
     origin = {} if begin is None else {"init": begin.hash}
     engine = {
         "accelerator": accelerator,
@@ -404,7 +409,7 @@ def pretrain(
         left = None
         if max_minutes is not None:
             left = max(0.1, max_minutes - (spent + time.monotonic() - begun) / 60)
-        spent += 0.0 if note is None else float(note["seconds"])
+        spent += before("denoiser")
         fit(
             plan,
             desc="denoiser",
@@ -434,6 +439,7 @@ def pretrain(
                 schedule=schedule,
                 **guide_plan,
             )
+            spent += before("guide")
             fit(
                 weaker,
                 desc="guide",
@@ -473,6 +479,7 @@ def pretrain(
                 drawn=drawn,
                 **decoder_plan,
             )
+            spent += before(f"decoder-{judged}")
             fit(
                 decoder,
                 desc="decoder",
