@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -375,6 +376,22 @@ def test_what_a_person_sees(tiny):
     html = odd._repr_html_()
     assert "<script>" not in html
     assert "a&amp;b" in html
+
+
+def test_the_starter_ships_with_a_guide_and_is_small():
+    import c2lst as c2l
+
+    starter = CentralModel.from_pretrained("starter")
+    assert starter.latent_shape == (8, 16, 16) and 1 < starter.autoguidance < 2
+    parameters = [sum(p.numel() for p in m.parameters()) for m in (starter.guide, starter.denoiser)]
+    assert 0 < parameters[0] < parameters[1] / 5
+    assert starter.card["guide_steps"] > 0 and not {"C5", "C6", "B4"} & {
+        s["name"][-2:] for s in starter.card["sources"]
+    }
+    guided, bare = (starter.sample(2, seed=0, steps=4, autoguidance=w).astype(int) for w in (None, 1.0))
+    assert 1 < np.abs(guided - bare).mean() < 40
+    weights = (Path(c2l.__file__).parent / "models" / "weights").rglob("*.safetensors")
+    assert sum(p.stat().st_size for p in weights) < 25e6
 
 
 def test_the_starter_is_the_toy_until_it_ships(caplog, monkeypatch, tmp_path):
