@@ -157,7 +157,7 @@ if __name__ == "__main__":
 def test_two_processes_train_one_model(patches, tmp_path):
     how = {
         **TINY, "steps": 6, "tokenizer_steps": 4, "batch_size": 4, "accelerator": "cpu", "devices": 2,
-        "strategy": "ddp", "precision": "32-true",
+        "strategy": "ddp", "precision": "32-true", "guide_steps": 3, "guide": GUIDE,
     }  # fmt: skip
     np.save(tmp_path / "patches.npy", patches)
     done = script(tmp_path / "two.py", TWO, tmp_path / "patches.npy", tmp_path, json.dumps(how))
@@ -165,16 +165,18 @@ def test_two_processes_train_one_model(patches, tmp_path):
     first, second = (json.loads((tmp_path / f"rank{i}.json").read_text()) for i in (0, 1))
     assert first["hash"] == second["hash"] and first["other"] == second["other"]
     # each draws its own batches, of the size asked for
-    assert len(first["drawn"]) == len(second["drawn"]) == 4 + 6 + 6
+    assert len(first["drawn"]) == len(second["drawn"]) == 4 + 6 + 3 + 6 + 3
     for a, b in zip(first["drawn"], second["drawn"], strict=True):
         assert a[:2] == b[:2] and a[2] != b[2] and len(a[2]) == len(b[2]) == 4
-    assert first["encoded"] == [20, 20] and second["encoded"] == []
+    # with a place for latents once, without one for the denoiser and for the guide
+    assert first["encoded"] == [20, 20, 20] and second["encoded"] == []
     # one bar, of the first call, and one checkpoint a stage
     assert len([line for line in done.stderr.split("\n") if "%|" in line]) == 1
-    assert all(f"{phase}:" in done.stderr for phase in ("tokenizer", "latents", "denoiser"))
+    assert all(f"{phase}:" in done.stderr for phase in ("tokenizer", "latents", "denoiser", "guide"))
     names = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.safetensors"))
     assert names == [
-        "checkpoints/denoiser/state.safetensors", "checkpoints/tokenizer/state.safetensors",
+        "checkpoints/denoiser/state.safetensors", "checkpoints/guide/state.safetensors",
+        "checkpoints/tokenizer/state.safetensors", "model/guide/diffusion_pytorch_model.safetensors",
         "model/transformer/diffusion_pytorch_model.safetensors", "model/vae/diffusion_pytorch_model.safetensors",
     ]  # fmt: skip
     assert c2l.models.CentralModel.from_pretrained(tmp_path / "out" / "model").hash == first["hash"]
@@ -189,8 +191,10 @@ def test_two_processes_train_one_model(patches, tmp_path):
     spawned = json.loads((tmp_path / "spawned.json").read_text())
     assert spawned["hash"] == first["hash"]
     told = spawned["card"]["curves"]
-    assert [told[k] for k in ("tokenizer", "denoiser")] == [curves[k] for k in ("tokenizer", "denoiser")]
-    for name in ("tokenizer_validation", "validation"):
+    assert [told[k] for k in ("tokenizer", "denoiser", "guide")] == [
+        curves[k] for k in ("tokenizer", "denoiser", "guide")
+    ]
+    for name in ("tokenizer_validation", "validation", "guide_validation"):
         # a sum of floats in another process may differ in its last digit, by where its memory lies
         np.testing.assert_allclose(told[name], curves[name], rtol=1e-6)
     # not what one process makes of its half of the batches
@@ -453,7 +457,7 @@ def test_a_guide_is_trained_beside_the_denoiser(patches, same, tmp_path, caplog)
         for _ in range(2)
     )
     assert same(weights(made), weights(bare)) and made.hash == again.hash != bare.hash
-    assert made.autoguidance == 2.0 and made.guide.config.num_attention_heads == 2
+    assert made.autoguidance == 1.15 and made.guide.config.num_attention_heads == 2
     assert made.card["guide_steps"] == 3 and len(made.card["curves"]["guide"]) == 3
     assert [ax.get_title() for ax in c2l.pl.training(made)][-1] == "guide: denoising"
     assert c2l.models.CentralModel.from_pretrained(tmp_path / "a" / "model").hash == made.hash

@@ -60,7 +60,7 @@ def pretrain(
     denoiser: dict[str, Any] | None = None,
     guide_steps: int = 0,
     guide: dict[str, Any] | None = None,
-    autoguidance: float = 2.0,
+    autoguidance: float = 1.15,
     init: CentralModel | str | Path | None = None,
     patch_px: int | None = None,
     n_per_section: int | None = None,
@@ -134,8 +134,9 @@ def pretrain(
         Settings of the guide for :func:`c2lst.nn.make_denoiser`, beside `batch_size` and `lr`. `None` is a network of the
         denoiser's kind, with about an eighth of the parameters that one has by default.
     autoguidance
-        How far samples keep away from the guide: what the denoiser says more than it is multiplied by this. Choose it by
-        what samples look like beside real tissue (:func:`c2lst.tl.embedding_overlap`).
+        How far samples keep away from the guide: what the denoiser says more than it is multiplied by this. The default is
+        the starter's; a guide that is nearly as good as the denoiser bears 2 and more. Choose it by what samples look like
+        beside real tissue (:func:`c2lst.tl.embedding_overlap`).
     init
         A central model, or what :meth:`c2lst.models.CentralModel.from_pretrained` takes, that is trained on, say the
         starter on slides of your own laboratory: the denoiser begins where its denoiser is. Its tokenizer is taken as it

@@ -38,7 +38,8 @@ class Bar:
         self.encoded = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "bar": None}
+        # a copy in another process draws its own, phase by phase
+        return {**self.__dict__, "bar": None, "encoded": False}
 
     def phase(self, desc: str, length: int, done: int = 0, *, drawn: bool = True) -> None:
         """Begin a phase of `length` steps, of which some may be `done`; what the one before left out is skipped."""
