@@ -168,8 +168,8 @@ def pretrain(
         compiler on the machine, and rounds in another order.
     max_minutes
         Stop training after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps. The
-        decoder's stage comes after that and takes its `decoder_steps`. All sittings count, but not what was lost since the last checkpoint. A tokenizer that was stopped so is final;
-        the denoiser goes on when it is called again with more minutes.
+        guide and the decoder come after that and take their steps. All sittings count, but not what was lost since the last
+        checkpoint. A tokenizer that was stopped so is final; the denoiser goes on when it is called again with more minutes.
     max_ram_gb
         Patches in stores are read into memory once, up to so much; of a larger collection the tokenizer sees as many
         runs of neighbouring rows, and the denoiser all.
