@@ -34,6 +34,27 @@ def test_a_local_model_has_one_panel():
     assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ["training"]
 
 
+def test_an_earlier_run_is_drawn_by_its_name():
+    before = {"steps": 40, "curves": {"denoiser": [2.0, 1.0], "validation": [[40, 0.9]]}}
+    model = SimpleNamespace(
+        card={"steps": 0, "guide_steps": 10, "first": before, "init": {"hash": "a"}, "curves": {"guide": [3.0, 2.5]}}
+    )
+    assert [ax.get_title() for ax in c2l.pl.training(model)] == ["guide: denoising"]
+    (ax,) = c2l.pl.training(model, run="first")
+    assert ax.get_title() == "denoiser: denoising"
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[10, 2], [30, 1]])
+    with pytest.raises(KeyError, match="run='init'; it has \\['first'\\]"):
+        c2l.pl.training(model, run="init")
+
+
+def test_every_run_of_the_starter_can_be_drawn():
+    starter = c2l.models.CentralModel.from_pretrained("starter")
+    runs = [name for name, told in starter.card.items() if isinstance(told, dict) and told.get("curves")]
+    assert {"wide", "narrow", "detail", "further", "longer"} <= set(runs)
+    for run in [None, *runs]:
+        assert len(c2l.pl.training(starter, run=run)) >= 1
+
+
 def test_a_model_without_curves_is_named():
     with pytest.raises(KeyError, match="it has \\['seed'\\].*c2lst.tl.pretrain"):
         c2l.pl.training(SimpleNamespace(card={"seed": 0}))

@@ -22,7 +22,7 @@ PANELS = {  # curve: title, where the card says how many steps, curve of the hel
 }
 
 
-def training(model: Any, *, fig: Figure | SubFigure | None = None) -> NDArray[np.object_]:
+def training(model: Any, *, run: str | None = None, fig: Figure | SubFigure | None = None) -> NDArray[np.object_]:
     """Draw the loss curves of a central or a local model.
 
     Points are averages over stretches of steps. The validation loss is that of patches held out of the training spots;
@@ -32,6 +32,9 @@ def training(model: Any, *, fig: Figure | SubFigure | None = None) -> NDArray[np
     ----------
     model
         A :class:`~c2lst.models.CentralModel` or :class:`~c2lst.models.LocalModel` whose card keeps its curves.
+    run
+        A run of training before the last one, by the name under which the card keeps its curves, such as "longer" of the
+        starter; `None` draws the last.
     fig
         Figure to draw in; `None` makes one.
 
@@ -42,7 +45,7 @@ def training(model: Any, *, fig: Figure | SubFigure | None = None) -> NDArray[np
     Raises
     ------
     KeyError
-        If the card of the model has no curves.
+        If the card of the model has no curves, or none of that `run`.
     TypeError
         If `model` has no card.
 
@@ -57,6 +60,13 @@ def training(model: Any, *, fig: Figure | SubFigure | None = None) -> NDArray[np
     card = getattr(model, "card", None)
     if not isinstance(card, dict):
         raise TypeError(f"model must be a CentralModel or a LocalModel, not {type(model).__name__}.")
+    if run is not None:
+        kept = [name for name, told in card.items() if isinstance(told, dict) and told.get("curves")]
+        if run not in kept:
+            raise KeyError(
+                f"The card of this {type(model).__name__} keeps no curves of run={run!r}; it has {listing(kept)}."
+            )
+        card = card[run]
     curves = card.get("curves") or {}
     panels = [name for name in PANELS if len(curves.get(name, ()))]
     if not panels:
