@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from torch.nn import functional as F
 
 from c2lst import nn, train
-from c2lst.train._plans import LAGS, power_spectrum, variogram
+from c2lst.train._plans import LAGS, apart, moments, power_spectrum, variogram
 
 ALONE = {"desc": "test", "accelerator": "cpu", "precision": "32-true", "progress": False}
 SCHEDULER = FlowMatchEulerDiscreteScheduler()
@@ -340,40 +341,85 @@ def test_the_decoder_that_ships_is_an_average_of_those_on_the_way():
 def test_a_power_spectrum_finds_a_frequency_and_is_flat_for_white_noise():
     columns = torch.arange(32) / 32
     wave = torch.sin(2 * np.pi * 8 * columns).expand(2, 3, 32, 32)  # a quarter of a cycle a pixel
-    for x in (wave, wave.transpose(2, 3)):
+    for x, place in ((wave, (0, 4)), (wave.transpose(2, 3), (4, 0))):
         found = power_spectrum(x)
-        assert found.shape == (3, 16)
-        assert (found.argmax(dim=1) == 8).all() and (found[:, :6] < 1e-4 * found[:, 8:9]).all()
+        assert found.shape == (8, 8, 3, 3)
+        # three channels alike: they share all they have
+        torch.testing.assert_close(found, found[..., :1, :1].expand_as(found))
+        assert divmod(int(found[..., 0, 0].argmax()), 8) == place
+        far = found[..., 0, 0].clone()
+        far[max(0, place[0] - 1) : place[0] + 2, max(0, place[1] - 1) : place[1] + 2] = 0
+        assert float(far.max()) < 1e-4 * float(found.max())
     checks = ((-1.0) ** (torch.arange(32)[:, None] + torch.arange(32))).expand(1, 1, 32, 32)
-    assert int(power_spectrum(checks).argmax()) == 15  # the corner of the spectrum
-    noise = power_spectrum(torch.randn(256, 1, 32, 48, generator=torch.Generator().manual_seed(0)))[0, 1:]
-    assert float(noise.max() / noise.min()) < 1.3
-    assert power_spectrum(2 * wave) == pytest.approx(4 * power_spectrum(wave).numpy(), rel=1e-4)
+    assert int(power_spectrum(checks).argmax()) == 63  # the corner of the spectrum
+    noise = power_spectrum(torch.randn(256, 2, 32, 48, generator=torch.Generator().manual_seed(0)))
+    own, shared = noise.diagonal(dim1=2, dim2=3).flatten()[1:], noise[..., 0, 1]
+    assert float(own.min()) > 0.7 * float(own.max()) and float(shared.abs().max()) < 0.2 * float(own.max())
+    torch.testing.assert_close(power_spectrum(2 * wave), 4 * power_spectrum(wave))
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (3, 5), (64, 64)])
+def test_a_power_spectrum_has_as_many_bins_as_a_patch_allows(shape):
+    found = power_spectrum(torch.randn(4, 3, *shape, generator=torch.Generator().manual_seed(0)))
+    assert found.shape == (min(8, shape[0] // 2), min(8, shape[1] // 2), 3, 3) and bool(found.isfinite().all())
+
+
+def test_covariances_are_apart_by_the_logarithm_of_their_ratio_in_any_basis():
+    one = torch.tensor([[[1.0]], [[2.0]]])
+    assert float(apart(one, one)) == pytest.approx(0, abs=1e-6)
+    assert float(apart(1.1 * one, one)) == pytest.approx(np.log(1.1) ** 2, rel=1e-2)
+    assert float(apart(one, 1.1 * one)) == pytest.approx(float(apart(1.1 * one, one)), rel=1e-3)
+    draws = torch.Generator().manual_seed(0)
+    a, b, basis = (torch.randn(5, 3, 3, generator=draws, dtype=torch.float64) for _ in range(3))
+    a, b = a @ a.mT + torch.eye(3), b @ b.mT + torch.eye(3)
+    turned = float(apart(basis @ a @ basis.mT, basis @ b @ basis.mT))
+    assert turned == pytest.approx(float(apart(a, b)), rel=1e-3) and turned > 0.1
+    # a hue a hundredth as strong as the grey, doubled, counts as the grey doubled does
+    grey, hue = torch.diag(torch.tensor([2.0, 0.01])), torch.diag(torch.tensor([1.0, 0.02]))
+    base = torch.diag(torch.tensor([1.0, 0.01]))
+    assert float(apart(grey, base)) == pytest.approx(float(apart(hue, base)), rel=1e-3)
+    # where the aim has no hue at all, or fewer places than channels, the gradient stays in bounds
+    few = torch.randn(4, 64, 1, 2, generator=draws)
+    for aim in (100 * torch.ones(3, 3), torch.zeros(3, 3), moments(few)):
+        ours = torch.eye(len(aim)).requires_grad_(True)
+        apart(ours, aim).backward()
+        assert bool(ours.grad.isfinite().all()) and float(ours.grad.abs().max()) < 10
+
+
+def test_moments_are_over_places_and_images():
+    x = torch.arange(24, dtype=torch.float32).view(2, 3, 2, 2)
+    rows = torch.cat([i.flatten(1).T for i in x])
+    torch.testing.assert_close(moments(x), rows.T @ rows / 8)
 
 
 def test_what_a_decoder_leaves_out_of_the_spectrum_weighs():
-    # every patch restored at half its contrast: a quarter of the power at every frequency
+    # every patch restored at half its contrast: a quarter of the power at every frequency, so d = 1/4 + 4 - 2
     patches = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     kwargs = {"kl": 0.0, "noise": 0.0, "steps": 1, "batch_size": 4, "lr": 1e-3, "seed": 0}
-    plain, told = (
-        train.TokenizerPlan(Restored(lambda x: x / 2), train.Pool([patches]), spectrum=s, **kwargs) for s in (0.0, 0.3)
-    )
-    more = float(told.loss(told.draws())) - float(plain.loss(plain.draws()))
-    assert more == pytest.approx(0.3 * np.log(4) ** 2, rel=1e-4)
-    assert told.settings()["spectrum"] == 0.3 and "spectrum" not in plain.settings()
+
+    def more(change):
+        plain, told = (
+            train.TokenizerPlan(Restored(change), train.Pool([patches]), spectrum=s, **kwargs) for s in (0.0, 0.3)
+        )
+        assert told.settings()["spectrum"] == 0.3 and "spectrum" not in plain.settings()
+        return float(told.loss(told.draws())) - float(plain.loss(plain.draws()))
+
+    assert more(lambda x: x / 2) == pytest.approx(0.3 * 4 * np.log(1 + 2.25 / 4), rel=1e-3)
+    # the power of each channel as it was, but none of it shared with the others
+    assert more(lambda x: torch.stack([x[:, 0], x[:, 1].roll(7, 1), x[:, 2].roll(7, 2)], dim=1)) > 0.05
 
 
 def test_a_variogram_is_that_of_white_noise_and_finds_a_grid():
     x = torch.randn(256, 2, 32, 32, generator=torch.Generator().manual_seed(0))
     found = variogram(x, 4)
     # two independent pixels of unit variance differ by 2 in the mean square, at every lag and every place
-    assert found.shape == (2, 8, 4 * 4 + 4)
-    torch.testing.assert_close(found, torch.full_like(found, 2.0), atol=0.15, rtol=0)
+    assert found.shape == (8, 4 * 4 + 4, 2, 2)
+    torch.testing.assert_close(found, 2 * torch.eye(2).expand_as(found), atol=0.15, rtol=0)
     # every second row at half its contrast: pairs within such a row differ by a quarter, pairs across rows by 1 + 1/4
     x[:, :, 1::2] *= 0.5
-    found = variogram(x, 4)
-    rows = dict(zip(LAGS, found[..., :16].unflatten(2, (4, 4)).mean(dim=(0, 3)), strict=True))
-    top, bottom = (dict(zip(LAGS, found[..., k].mean(0), strict=True)) for k in (16, 17))
+    found = variogram(x, 4).diagonal(dim1=2, dim2=3).mean(dim=-1)
+    rows = dict(zip(LAGS, found[:, :16].unflatten(1, (4, 4)).mean(dim=2), strict=True))
+    top, bottom = (dict(zip(LAGS, found[:, k], strict=True)) for k in (16, 17))
     for lag in ((0, 1), (0, 2), (2, 0), (2, 2), (2, -2)):
         torch.testing.assert_close(rows[lag], torch.tensor([2.0, 0.5, 2.0, 0.5]), atol=0.1, rtol=0)
         assert (top[lag].item(), bottom[lag].item()) == pytest.approx((2.0, 0.5), abs=0.1)
@@ -384,7 +430,7 @@ def test_a_variogram_is_that_of_white_noise_and_finds_a_grid():
 def test_a_variogram_finds_a_frame():
     x = torch.randn(256, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     x[..., 0] *= 0.5
-    found = dict(zip(LAGS, variogram(x, 4)[0], strict=True))
+    found = dict(zip(LAGS, variogram(x, 4)[..., 0, 0], strict=True))
     # upper, lower, left, right; the left column is half as strong
     torch.testing.assert_close(found[1, 0][16:], torch.tensor([2.0, 2.0, 0.5, 2.0]), atol=0.1, rtol=0)
     torch.testing.assert_close(found[0, 1][16:], torch.tensor([2.0, 2.0, 1.25, 2.0]), atol=0.1, rtol=0)
@@ -395,7 +441,7 @@ def test_a_variogram_of_a_small_patch_looks_at_whole_cells(side):
     # a slope: pairs differ by how far one lies to the right of the other
     x = torch.arange(side, dtype=torch.float32).expand(1, 3, side, side)
     aim = torch.tensor([float(right) ** 2 for _, right in LAGS])
-    torch.testing.assert_close(variogram(x, 4), aim.view(1, -1, 1).expand(3, 8, 20))
+    torch.testing.assert_close(variogram(x, 4), aim.view(-1, 1, 1, 1).expand(8, 20, 3, 3))
 
 
 def test_a_grid_weighs():
@@ -411,7 +457,7 @@ def test_a_grid_weighs():
 
     # places are not quite alike in patches of noise; that stays when all contrast is halved, beside log 4
     floor = more(lambda x: x)
-    assert more(lambda x: x / 2) == pytest.approx(floor + 0.5 * np.log(4) ** 2, rel=0.2)
+    assert more(lambda x: x / 2) == pytest.approx(floor + 0.5 * 4 * np.log(1 + 2.25 / 4), rel=0.2)
     rows = torch.tensor([1.0, 0.3]).repeat(8)[:, None]
     assert more(lambda x: x * rows) > floor + 0.1
 
@@ -530,5 +576,34 @@ def test_matching_pulls_towards_what_the_critic_sees_in_the_original():
     for a, b in zip(told, [p.grad for p in alone.critic.parameters()], strict=True):
         torch.testing.assert_close(a, b)
     assert plan.settings()["matching"] == 0.5 and "matching" not in alone.settings()
-    with pytest.raises(ValueError, match="matching= and drawn= are judged by a critic"):
+    with pytest.raises(ValueError, match="matching=, texture= and drawn= are judged by a critic"):
         train.TokenizerPlan(tokenizer, train.Pool([patches]), **{**shared, "adversarial": 0.0}, matching=1.0)
+
+
+def test_texture_asks_for_what_the_critic_sees_and_not_where():
+    patches = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
+    tokenizer = nn.make_tokenizer(kind="dc", latent_channels=2, channels=(8, 8), layers=(0, 1))
+    shared = {"steps": 5, "batch_size": 32, "lr": 1e-3, "seed": 0, "adversarial": 1e-6}
+    plan, alone = (train.TokenizerPlan(tokenizer, train.Pool([patches]), texture=t, **shared) for t in (0.5, 0.0))
+    plan.step = alone.step = 5
+    x = nn.to_tensor(patches)
+
+    def term(y):
+        y = y.clone().requires_grad_()
+        told = [p.criticised((y - x).abs().mean(), y, x, p.draws()) for p in (plan, alone)]
+        for one, loss in zip((plan, alone), told, strict=True):
+            one.zero_grad()
+            loss.backward(retain_graph=True)
+        # the critic itself learns nothing from it
+        for a, b in zip(plan.critic.parameters(), alone.critic.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad)
+        return float(told[0] - told[1])
+
+    other = torch.randint(0, 256, x.shape, generator=torch.Generator().manual_seed(0)) / 127.5 - 1
+    near, elsewhere, weaker, smooth = (term(y) for y in (0.999 * x, other, x / 2, F.avg_pool2d(x, 3, 1, 1)))
+    assert near == pytest.approx(0, abs=1e-3)
+    # other noise of the same kind is hardly told apart; weaker and smoother noise is
+    assert elsewhere < 0.2 * weaker < 0.2 * smooth
+    assert plan.settings()["texture"] == 0.5 and "texture" not in alone.settings()
+    with pytest.raises(ValueError, match="they need adversarial= above 0"):
+        train.TokenizerPlan(tokenizer, train.Pool([patches]), **{**shared, "adversarial": 0.0}, texture=1.0)

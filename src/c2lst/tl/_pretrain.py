@@ -33,11 +33,13 @@ DENOISERS = {
 GUIDES = {"unet": {"channels": (32, 32, 64), "layers": 1}, "dit": {"width": 128, "depth": 3, "heads": 4}}
 DECODER = {
     "noise": 0.1, "density": 0.5, "adversarial": 2.0, "matching": 6.0, "cropped": 1.0, "kl": 0.0,
-    "spectrum": 0.3, "grid": 10.0, "ema": 0.995,
+    "spectrum": 0.1, "grid": 0.3, "texture": 3.0, "ema": 0.995,
 }  # fmt: skip
 DRAWN, DRAWN_STEPS = 1024, 20  # samples that the decoder learns on beside real patches, and solver steps of each
 # settings of a tokenizer's training, not of its network
-OBJECTIVE = ("kl", "noise", "coarse", "cropped", "density", "adversarial", "matching", "spectrum", "grid", "schedule")
+OBJECTIVE = (
+    "kl", "noise", "coarse", "cropped", "density", "adversarial", "matching", "spectrum", "grid", "texture", "schedule",
+)  # fmt: skip
 
 
 @doc
@@ -101,7 +103,7 @@ def pretrain(
         they are.
     decoder_kwargs
         What of that stage shall differ: `batch_size` (as above, 32 at most, by default), `lr`, `noise`, `cropped`, `ema`, or the
-        weights of its losses, `density`, `adversarial`, `matching`, `spectrum` and `grid`.
+        weights of its losses, `density`, `adversarial`, `matching`, `spectrum`, `grid` and `texture`.
     batch_size
         Patches of a step, in each process: with two devices a step sees twice as many.
     lr
@@ -122,9 +124,8 @@ def pretrain(
         Largest norm of the gradient; `None` does not clip.
     tokenizer
         Settings for :func:`c2lst.nn.make_tokenizer` (and, beside them, `kl`, `noise`, `coarse`, `cropped`, `density`,
-        `adversarial`, `matching`, `spectrum`, `grid` and `schedule` of its training), or a central model whose tokenizer is
-        taken as it is.
-        `None` is the starter's, of kind `"dc"`.
+        `adversarial`, `matching`, `spectrum`, `grid`, `texture` and `schedule` of its training), or a central model whose
+        tokenizer is taken as it is. `None` is the starter's, of kind `"dc"`.
     denoiser
         Settings for :func:`c2lst.nn.make_denoiser`. `None` is the starter's UNet.
     guide_steps
@@ -231,7 +232,7 @@ def pretrain(
     check_positive("lr", lr)
     if decoder_steps:
         check_positive("decoder_steps", decoder_steps, integer=True)
-    decoder_plan = {"batch_size": min(batch_size, 32), "lr": 7e-4, **DECODER}
+    decoder_plan = {"batch_size": min(batch_size, 32), "lr": 4e-4, **DECODER}
     if unknown := set(decoder_kwargs or {}) - set(decoder_plan):
         raise ValueError(f"decoder_kwargs holds {sorted(unknown)}; it may hold {', '.join(sorted(decoder_plan))}.")
     decoder_plan |= {"decoder_only": True, **(decoder_kwargs or {})}

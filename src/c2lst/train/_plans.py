@@ -140,42 +140,85 @@ class Plan(lp.LightningModule):
         """What follows a step (nothing by default)."""
 
 
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
 def power_spectrum(x: Tensor) -> Tensor:
-    """Return the power of images `(n, C, h, w)` by spatial frequency, `(C, bins)`: mean over images and directions.
+    """Return the power of images `(n, C, h, w)` by spatial frequency down and to the right, `(rows, columns, C, C)`.
 
-    The bins, half as many as an image has pixels and at most 16, are of equal width from 0 to .5 cycles a pixel; what is
-    finer, in the corners of the spectrum, is in the last.
+    It is a mean over images, and over the frequencies of a bin: bins are of equal width from 0 to .5 cycles a pixel, half as
+    many as an image has pixels and at most 8 each way. On the diagonal of `C, C` is the power of each channel, beside it what
+    two channels share (the real part of their cross-spectrum).
     """
     h, w = x.shape[-2:]
-    bins = min(16, h // 2, w // 2)
+    rows, columns = min(8, h // 2), min(8, w // 2)
     window = torch.hann_window(h, periodic=False)[:, None] * torch.hann_window(w, periodic=False)
-    found = torch.fft.rfft2((x - x.mean(dim=(2, 3), keepdim=True)) * window.to(x)).abs().square().mean(dim=0)
-    radius = torch.hypot(torch.fft.fftfreq(h)[:, None], torch.fft.rfftfreq(w))
-    which = (radius * 2 * bins).long().clamp_max(bins - 1).flatten().to(x.device)
-    total = found.new_zeros(len(found), bins).index_add(1, which, found.flatten(1))
-    return total / torch.bincount(which, minlength=bins).clamp_min(1)
+    found = torch.view_as_real(torch.fft.rfft2((x - x.mean(dim=(2, 3), keepdim=True)) * window.to(x)))
+    found = torch.einsum("nchwp,ndhwp->hwcd", found, found) / len(x)
+    down, right = (
+        (f.abs() * 2 * bins).long().clamp_max(bins - 1)
+        for f, bins in ((torch.fft.fftfreq(h), rows), (torch.fft.rfftfreq(w), columns))
+    )
+    which = (down[:, None] * columns + right).flatten().to(x.device)
+    total = found.new_zeros(rows * columns, *found.shape[2:]).index_add(0, which, found.flatten(0, 1))
+    total = total / torch.bincount(which, minlength=rows * columns)[:, None, None]
+    return total.unflatten(0, (rows, columns))
 
 
 LAGS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (2, 2), (2, -2))  # pixels down and to the right
 
 
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
 def variogram(x: Tensor, period: int) -> Tensor:
-    """Return the mean squared difference of pixels one or two apart, `(C, lags, period ** 2 + 4)`.
+    """Return the mean product of differences between pixels one or two apart, `(lags, period ** 2 + 4, C, C)`.
 
-    It is kept apart by where in a cell of `period` pixels the pair lies, row by row, and then by whether it lies at the upper,
-    lower, left or right border. Of tissue all places are alike; a decoder makes the pixels of a cell by weights of their own,
-    and those at the border from less, and may leave a grid and a frame.
+    On the diagonal are the squares of each channel, beside it what two channels share. It is kept apart by where in a cell of
+    `period` pixels the pair lies, row by row, and then by whether it lies at the upper, lower, left or right border. Of tissue
+    all places are alike; a decoder makes the pixels of a cell by weights of their own, and those at the border from less, and
+    may leave a grid and a frame.
     """
     found = []
     for down, right in LAGS:
         h, w = x.shape[-2] - down, x.shape[-1] - abs(right)
         left = max(0, -right)
-        d = (x[..., :h, left : left + w] - x[..., down : down + h, left + right : left + right + w]).square()
+        d = x[..., :h, left : left + w] - x[..., down : down + h, left + right : left + right + w]
         ph, pw = min(period, h), min(period, w)
         cells = d[..., : h // ph * ph, : w // pw * pw].unflatten(3, (-1, pw)).unflatten(2, (-1, ph))
-        edges = [e.mean(dim=(0, 2)) for e in (d[..., 0, :], d[..., -1, :], d[..., 0], d[..., -1])]
-        found.append(torch.cat([cells.mean(dim=(0, 2, 4)).flatten(1), torch.stack(edges, dim=1)], dim=1))
-    return torch.stack(found, dim=1)
+        cells = cells.permute(3, 5, 0, 2, 4, 1).flatten(0, 1).flatten(1, 3)
+        edges = [e.transpose(1, 2).flatten(0, 1) for e in (d[..., 0, :], d[..., -1, :], d[..., 0], d[..., -1])]
+        found.append(torch.cat([_shared(cells), torch.stack([_shared(e) for e in edges])]))
+    return torch.stack(found)
+
+
+def _shared(values: Tensor) -> Tensor:
+    """Return the mean products of channels, `(..., m, C)` -> `(..., C, C)`."""
+    return values.mT @ values / values.shape[-2]
+
+
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
+def moments(features: Tensor) -> Tensor:
+    """Return the second moments of features `(n, C, h, w)` over places and images, `(C, C)`."""
+    return _shared(features.float().movedim(1, -1).flatten(0, 2))
+
+
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
+def apart(ours: Tensor, aim: Tensor) -> Tensor:
+    """Return how far covariances `(..., C, C)` are apart: the mean of `4 log(1 + d / 4)`.
+
+    `d = tr(A^-1 B) / C + tr(B^-1 A) / C - 2` is `2 / C` of Jeffreys' divergence (both ways added up) of Gaussians that have
+    them; for variances that differ a little, the square of the difference of their logarithms. It is the same in every basis
+    of the channels: a hue that varies little counts as much as the grey that varies most. The logarithm keeps what hardly
+    varies at all, such as hues of grey images, from outweighing all else.
+    """
+    # of grey images nothing is left beside the grey, of few places nothing but a few directions
+    floor = 1e-6 + 1e-5 * aim.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
+    floor = floor * torch.eye(ours.shape[-1], device=ours.device)
+    ours, aim = torch.broadcast_tensors(ours + floor, aim + floor)
+    ways = torch.linalg.solve(aim, ours), torch.linalg.solve(ours, aim)
+    d = sum(way.diagonal(dim1=-2, dim2=-1).mean(dim=-1) for way in ways) - 2
+    return 4 * (d.clamp_min(0) / 4).log1p().mean()
 
 
 def _follow(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
@@ -208,11 +251,12 @@ class TokenizerPlan(Plan):
     what becomes of them too: where they differ from those of real patches, the decoder learns to make tissue of them all
     the same.
 
-    `spectrum` weighs the squared difference between the logarithms of the power spectra of restored patches and of their
-    originals, over a batch (after Durall et al. 2020), averaged over directions: beside a critic alone a decoder may leave
-    the finest frequencies out. `grid` does so for their variograms by place in a cell of the latents, see
+    `spectrum` weighs how far the power spectra of restored patches and of their originals are apart over a batch (after
+    Durall et al. 2020), see :func:`power_spectrum` and :func:`apart`: beside a critic alone a decoder may leave the finest
+    frequencies out, and most of what hues vary. `grid` does so for their variograms by place in a cell of the latents, see
     :func:`variogram`: the pixels of a cell are made by weights of their own, and the critic puts up with some of them being
-    smoother than others.
+    smoother than others. `texture` does so for the second moments of what the critic's first two layers see, over places and
+    patches (after Gatys et al. 2015): texture of the right kind, wherever it lies, where the latents do not say where.
 
     `ema` is the decay of a moving average of the weights, `average`, which is then what is validated and what ships: beside a
     critic the weights never settle, and the last step is one of many.
@@ -235,6 +279,7 @@ class TokenizerPlan(Plan):
         matching: float = 0.0,
         spectrum: float = 0.0,
         grid: float = 0.0,
+        texture: float = 0.0,
         decoder_only: bool = False,
         drawn: Tensor | None = None,
         keep: int = 0,
@@ -245,10 +290,10 @@ class TokenizerPlan(Plan):
     ):
         super().__init__(**kwargs)
         self.density, self.adversarial, self.matching = density, adversarial, matching
-        self.spectrum, self.grid = spectrum, grid
+        self.spectrum, self.grid, self.texture = spectrum, grid, texture
         self.decoder_only, self.drawn, self.keep = decoder_only, drawn, keep
-        if (matching or drawn is not None) and not adversarial:
-            raise ValueError("matching= and drawn= are judged by a critic: they need adversarial= above 0.")
+        if (matching or texture or drawn is not None) and not adversarial:
+            raise ValueError("matching=, texture= and drawn= are judged by a critic: they need adversarial= above 0.")
         last = tokenizer.encoder.conv_out.parameters() if keep else ()
         self._kept = [p.detach()[:keep].clone() for p in last]
         if adversarial:
@@ -290,14 +335,12 @@ class TokenizerPlan(Plan):
         if self.adversarial:
             loss = loss + self.criticised(loss, y, x, generator)
         if self.spectrum:
-            ours, aim = (power_spectrum(i).clamp_min(1e-6).log() for i in (y, x))
-            loss = loss + self.spectrum * F.mse_loss(ours, aim)
+            loss = loss + self.spectrum * apart(power_spectrum(y), power_spectrum(x))
         if self.grid:
             period = x.shape[-1] // z.shape[-1]
             ours, aim = (variogram(i, period) for i in (y, x))
             # of all cells: the places of an original are alike but for chance
-            aim = aim[..., :-4].mean(dim=2, keepdim=True).clamp_min(1e-6).log().expand_as(ours)
-            loss = loss + self.grid * F.mse_loss(ours.clamp_min(1e-6).log(), aim)
+            loss = loss + self.grid * apart(ours, aim[:, :-4].mean(dim=1, keepdim=True))
         if self.coarse:
             y, x = self.tokenizer.decode(F.avg_pool2d(z, 2)).sample.float(), F.avg_pool2d(x, 2)
             loss = loss + self.coarse * (F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x))
@@ -323,11 +366,15 @@ class TokenizerPlan(Plan):
 
         score, seen = judged(y)
         says = [(self.adversarial, score, y)]
-        if self.matching:
+        if self.matching or self.texture:
             with torch.no_grad():
                 _, aim = self.critic(x, features=True)
+        if self.matching:
             says.append((self.matching, sum(F.l1_loss(a, b) for a, b in zip(seen, aim, strict=True)), y))
         says += [(self.adversarial, judged(m)[0], m) for m in made[1:]]
+        if self.texture:
+            pairs = zip(seen[:2], aim[:2], strict=True)
+            told = told + ramp * self.texture * sum(apart(moments(a), moments(b)) for a, b in pairs)
         ours = torch.autograd.grad(errors, y, retain_graph=True)[0].norm()
         for share, value, at in says:
             its = torch.autograd.grad(value, at, retain_graph=True)[0].norm()
@@ -345,7 +392,17 @@ class TokenizerPlan(Plan):
         """Return what a checkpoint must agree with."""
         more = tuple(
             n
-            for n in ("density", "adversarial", "matching", "spectrum", "grid", "decoder_only", "keep", "ema")
+            for n in (
+                "density",
+                "adversarial",
+                "matching",
+                "spectrum",
+                "grid",
+                "texture",
+                "decoder_only",
+                "keep",
+                "ema",
+            )
             if getattr(self, n)
         )
         names = ("kl", "noise", "coarse", "cropped", *more)
