@@ -597,7 +597,7 @@ def test_texture_asks_for_what_the_critic_sees_and_not_where():
         # the critic itself learns nothing from it
         for a, b in zip(plan.critic.parameters(), alone.critic.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad)
-        return float(told[0] - told[1])
+        return float((told[0] - told[1]).detach())
 
     other = torch.randint(0, 256, x.shape, generator=torch.Generator().manual_seed(0)) / 127.5 - 1
     near, elsewhere, weaker, smooth = (term(y) for y in (0.999 * x, other, x / 2, F.avg_pool2d(x, 3, 1, 1)))
