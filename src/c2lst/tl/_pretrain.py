@@ -33,7 +33,7 @@ DENOISERS = {
 GUIDES = {"unet": {"channels": (32, 32, 64), "layers": 1}, "dit": {"width": 128, "depth": 3, "heads": 4}}
 DECODER = {
     "noise": 0.1, "density": 0.5, "adversarial": 2.0, "matching": 6.0, "cropped": 1.0, "kl": 0.0,
-    "spectrum": 0.1, "grid": 0.3, "texture": 3.0, "ema": 0.995,
+    "spectrum": 0.1, "grid": 0.3, "texture": 3.0, "keep_grey": 0.0, "ema": 0.995,
 }  # fmt: skip
 DRAWN, DRAWN_STEPS = 1024, 20  # samples that the decoder learns on beside real patches, and solver steps of each
 # settings of a tokenizer's training, not of its network
@@ -103,7 +103,8 @@ def pretrain(
         they are.
     decoder_kwargs
         What of that stage shall differ: `batch_size` (as above, 32 at most, by default), `lr`, `noise`, `cropped`, `ema`, or the
-        weights of its losses, `density`, `adversarial`, `matching`, `spectrum`, `grid` and `texture`.
+        weights of its losses, `density`, `adversarial`, `matching`, `spectrum`, `grid` and `texture`. `keep_grey`, none by
+        default, is for a decoder (of `init`, say) whose grey is good and whose hues are not: above 0, 10 say, hues alone learn.
     batch_size
         Patches of a step, in each process: with two devices a step sees twice as many.
     lr

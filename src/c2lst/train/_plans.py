@@ -258,6 +258,10 @@ class TokenizerPlan(Plan):
     smoother than others. `texture` does so for the second moments of what the critic's first two layers see, over places and
     patches (after Gatys et al. 2015): texture of the right kind, wherever it lies, where the latents do not say where.
 
+    `keep_grey` above 0 is for a decoder whose grey is good and whose hues are not: hues alone learn. In all of the above
+    restored and drawn patches then have the grey (mean of the channels) that the decoder made when training began, and so
+    have the originals; by this weight its own grey is held to that one.
+
     `ema` is the decay of a moving average of the weights, `average`, which is then what is validated and what ships: beside a
     critic the weights never settle, and the last step is one of many.
 
@@ -280,6 +284,7 @@ class TokenizerPlan(Plan):
         spectrum: float = 0.0,
         grid: float = 0.0,
         texture: float = 0.0,
+        keep_grey: float = 0.0,
         decoder_only: bool = False,
         drawn: Tensor | None = None,
         keep: int = 0,
@@ -292,6 +297,12 @@ class TokenizerPlan(Plan):
         self.density, self.adversarial, self.matching = density, adversarial, matching
         self.spectrum, self.grid, self.texture = spectrum, grid, texture
         self.decoder_only, self.drawn, self.keep = decoder_only, drawn, keep
+        if keep_grey and not decoder_only:
+            raise ValueError("keep_grey= is for latents that stay as they are: it needs decoder_only=True.")
+        self.keep_grey = keep_grey
+        if keep_grey:
+            # not a submodule: nothing of it is trained or saved
+            object.__setattr__(self, "before", copy.deepcopy(tokenizer).requires_grad_(False))
         if (matching or texture or drawn is not None) and not adversarial:
             raise ValueError("matching=, texture= and drawn= are judged by a critic: they need adversarial= above 0.")
         last = tokenizer.encoder.conv_out.parameters() if keep else ()
@@ -303,6 +314,11 @@ class TokenizerPlan(Plan):
         self.tokenizer, self.patches, self.kl, self.noise, self.cropped = tokenizer, patches, kl, noise, cropped
         self.coarse, self.held_out, self.check_every, self.ema = coarse, held_out, check_every, ema
         self.average = copy.deepcopy(tokenizer).requires_grad_(False) if ema else None
+
+    def on_fit_start(self) -> None:
+        """Take what the decoder was to where the plan is."""
+        if self.keep_grey:
+            self.before.to(self.device)
 
     def trained(self) -> list[nn.Parameter]:
         """All parameters, or those behind the latents (with `keep`, those behind the encoder's last block)."""
@@ -327,6 +343,9 @@ class TokenizerPlan(Plan):
             x.device
         )
         y = self.tokenizer.decode(z).sample.float()
+        held = 0.0
+        if self.keep_grey:
+            held, y, x = self.with_grey_of_before(self.before.decode(z).sample, y, x)
         edges = sum(F.l1_loss(y.diff(dim=d), x.diff(dim=d)) for d in (2, 3))
         small = F.l1_loss(F.avg_pool2d(y, 4), F.avg_pool2d(x, 4))
         loss = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x) + edges + small
@@ -345,16 +364,19 @@ class TokenizerPlan(Plan):
             y, x = self.tokenizer.decode(F.avg_pool2d(z, 2)).sample.float(), F.avg_pool2d(x, 2)
             loss = loss + self.coarse * (F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x))
         # unit-variance Gaussian with a fixed noise: KL is the squared mean up to a constant
-        return loss + self.kl * clean.float().square().mean()
+        return loss + held + self.kl * clean.float().square().mean()
 
     def criticised(self, errors: Tensor, y: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return what the critic says of restored patches `y`, and what it learns from them and from real ones.
 
         One backward pass serves both: the critic that judges is held fixed, the patches that it learns from too.
         """
-        made = [y] if self.drawn is None else [y, self.made(y.shape[-1], generator)]
+        made, held = [y], 0.0
+        if self.drawn is not None:
+            held, new = self.made(y.shape[-1], generator)
+            made.append(new)
         fakes = sum(F.relu(1 + self.critic(m.detach()).float()).mean() for m in made) / len(made)
-        told = F.relu(1 - self.critic(x).float()).mean() + fakes
+        told = F.relu(1 - self.critic(x).float()).mean() + fakes + held
         ramp = min(1.0, self.step / max(1, self.steps // 5))
         if not ramp:
             return told
@@ -381,12 +403,24 @@ class TokenizerPlan(Plan):
             told = told + ramp * share * (ours / its.clamp_min(1e-8)) * value
         return told
 
-    def made(self, side: int, generator: torch.Generator) -> Tensor:
-        """Decode as many of the drawn latents as there are patches in a batch, at random places where they are larger."""
+    def made(self, side: int, generator: torch.Generator) -> tuple[Tensor | float, Tensor]:
+        """Decode as many of the drawn latents as there are patches in a batch, at random places where they are larger.
+
+        Return how far their grey has left that of before too, which is 0 without `keep_grey`.
+        """
         z = self.drawn[self.rows(len(self.drawn), generator)].to(self.device)
         side = side * z.shape[-1] // self.patches.shape[1]
         y, x = torch.randint(0, z.shape[-1] - side + 1, (2,), generator=generator).tolist()
-        return decode(self.tokenizer, z[:, :, y : y + side, x : x + side]).float()
+        z = z[:, :, y : y + side, x : x + side]
+        made = decode(self.tokenizer, z).float()
+        return self.with_grey_of_before(decode(self.before, z), made) if self.keep_grey else (0.0, made)
+
+    def with_grey_of_before(self, before: Tensor, y: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Return how far the grey of patches `y` has left that of `before`, and all patches with the latter."""
+        grey, ours = before.detach().float().mean(dim=1, keepdim=True), y.mean(dim=1, keepdim=True)
+        edges = sum(F.l1_loss(ours.diff(dim=d), grey.diff(dim=d)) for d in (2, 3))
+        held = self.keep_grey * (F.l1_loss(ours, grey) + edges)
+        return held, *(i - i.mean(dim=1, keepdim=True) + grey for i in (y, *others))
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
@@ -399,6 +433,7 @@ class TokenizerPlan(Plan):
                 "spectrum",
                 "grid",
                 "texture",
+                "keep_grey",
                 "decoder_only",
                 "keep",
                 "ema",
