@@ -8,8 +8,8 @@ There are seven runs, one after the other: `wide` on all of this; `narrow`, whic
 the other organs, and ends with the decoder; `detail`, which gives it more latent channels and trains all three parts on;
 `further`, which trains the denoiser on, and after it the decoder; `longer`, which does so once more, in batches sixteen
 times as large and with more windows of each section, for a GPU; `guide`, which leaves all of this as it is and trains a small
-denoiser beside it, from which samples keep away; `hues`, which trains the decoder alone on, behind what is drawn with the
-guide. Called again, it goes on from its checkpoints. `--narrow DIR` begins with `detail`, from the finished model of the second
+denoiser beside it, from which samples keep away; `hues`, which trains the decoder alone on, and of what it says the hues
+alone. Called again, it goes on from its checkpoints. `--narrow DIR` begins with `detail`, from the finished model of the second
 run, `--detail DIR` with `further`, from that of the third, `--further DIR` with `longer`, from that of the fourth, `--longer DIR`
 with `guide`, from that of the fifth, and `--guide DIR` with `hues`, from that of the sixth. `--install` copies the model into
 the package.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ PER_SECTION_LONGER, PER_ORGAN_LONGER = 6000, 120
 PER_SECTION_GUIDE, PER_ORGAN_GUIDE = 1000, 20
 PER_SECTION_HUES, PER_ORGAN_HUES = 3000, 60
 FURTHER_STEPS, LONGER_STEPS, GUIDE_STEPS, HUES_STEPS = 10500, 3200, 1000, 1200
-AUTOGUIDANCE = 1.15
+AUTOGUIDANCE, AUTOGUIDANCE_HUES = 1.15, 1.2  # while the guide and the decoder are trained, and of what ships
 HELD_OUT_FROM = 0.58  # right of this share of C4's width nothing is trained on: validation, and choice of design
 TOKENIZER = {"kind": "dc", "latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2), "schedule": "cosine"}
 DENOISER = {"kind": "unet", "channels": (64, 128, 192), "layers": 1}
@@ -170,6 +171,7 @@ def main() -> None:
         patches, init=sixth, steps=0, decoder_steps=args.hues_steps, decoder_kwargs={"keep_grey": 10.0}, batch_size=32, validation=held,
         out=args.out / "hues", seed=7, card=card(cards, patches, sixth, "hues"), **shared,
     )  # fmt: skip
+    central = replace(central, autoguidance=AUTOGUIDANCE_HUES)
     central.card["guide"] = {k: sixth.card[k] for k in (*CURVES, "guide_steps")}
     central.card |= {k: sixth.card[k] for k in ("longer", *RUNS) if k in sixth.card}
     print(central)
