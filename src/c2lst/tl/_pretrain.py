@@ -136,8 +136,8 @@ def pretrain(
         Settings of the guide for :func:`c2lst.nn.make_denoiser`, beside `batch_size` and `lr`. `None` is a network of the
         denoiser's kind, with about an eighth of the parameters that one has by default.
     autoguidance
-        How far samples keep away from the guide: what the denoiser says more than it is multiplied by this. The default is
-        the starter's; a guide that is nearly as good as the denoiser bears 2 and more. Choose it by what samples look like
+        How far samples keep away from the guide: what the denoiser says more than it is multiplied by this; the starter
+        draws with 1.2. A guide that is nearly as good as the denoiser bears 2 and more. Choose it by what samples look like
         beside real tissue (:func:`c2lst.tl.embedding_overlap`).
     init
         A central model, or what :meth:`c2lst.models.CentralModel.from_pretrained` takes, that is trained on, say the
