@@ -385,7 +385,7 @@ def test_the_starter_ships_with_a_guide_and_is_small():
     assert starter.latent_shape == (8, 16, 16) and 1 < starter.autoguidance < 2
     parameters = [sum(p.numel() for p in m.parameters()) for m in (starter.guide, starter.denoiser)]
     assert 0 < parameters[0] < parameters[1] / 5
-    assert starter.card["guide_steps"] > 0 and not {"C5", "C6", "B4"} & {
+    assert starter.card["guide"]["guide_steps"] > 0 and not {"C5", "C6", "B4"} & {
         s["name"][-2:] for s in starter.card["sources"]
     }
     guided, bare = (starter.sample(2, seed=0, steps=4, autoguidance=w).astype(int) for w in (None, 1.0))
