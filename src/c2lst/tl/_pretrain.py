@@ -135,7 +135,7 @@ def pretrain(
     neon_steps
         Steps in which a copy of the finished denoiser learns from latents that the denoiser itself draws, and so gets worse the
         way that its samples are wrong; the denoiser is then moved the other way (negative extrapolation, Alemohammad et al. 2025).
-        0 does not. Some hundred are enough; a denoiser that learnt little gains little.
+        0 does not. Some hundred are a start. What they gain differs from run to run: look at samples before a model is kept.
     neon_kwargs
         What of that stage shall differ: `samples` (2,048), how many are drawn; `weight` (1), how far the denoiser is moved
         away, in units of what the copy moved; `batch_size` (32), `lr` (1e-4) and `ema` (.98) of the copy.
