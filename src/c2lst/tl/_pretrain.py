@@ -97,7 +97,7 @@ def pretrain(
     mpp
         Microns per pixel of `patches`, and of what is cut from a SpatialData.
     steps
-        Steps of the denoiser; 0, with `init`, leaves it as it is.
+        Steps of the denoiser; 0, with `init`, begins with what comes after it.
     tokenizer_steps
         Steps of the tokenizer; `None` is half of `steps`, or as in the checkpoint that is found, or none with `init`.
     decoder_steps
@@ -179,9 +179,9 @@ def pretrain(
         Whether :func:`torch.compile` fuses the denoiser's training: a minute at the start, faster steps on a GPU. It needs a
         compiler on the machine, and rounds in another order.
     max_minutes
-        Stop training after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps. The
-        guide and the decoder come after that and take their steps. All sittings count, but not what was lost since the last
-        checkpoint. A tokenizer that was stopped so is final; the denoiser goes on when it is called again with more minutes.
+        Stop training after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps. What
+        comes after the denoiser (`neon_steps`, guide and decoder) takes its steps. All sittings count, but not what was
+        lost since the last checkpoint. A tokenizer that was stopped so is final; the denoiser goes on when it is called again with more minutes.
     max_ram_gb
         Patches in stores are read into memory once, up to so much; of a larger collection the tokenizer sees as many
         runs of neighbouring rows, and the denoiser all.
