@@ -36,7 +36,7 @@ DECODER = {
     "spectrum": 0.1, "grid": 0.3, "texture": 3.0, "keep_grey": 0.0, "ema": 0.995,
 }  # fmt: skip
 DRAWN, DRAWN_STEPS = 1024, 20  # samples that the decoder learns on beside real patches, and solver steps of each
-NEON = {"samples": 2048, "weight": 1.0, "batch_size": 32, "lr": 1e-4, "ema": 0.98}
+DDO = {"samples": 4096, "beta": 100.0, "batch_size": 32, "lr": 5e-5, "ema": 0.98}
 # settings of a tokenizer's training, not of its network
 OBJECTIVE = (
     "kl", "noise", "coarse", "cropped", "density", "adversarial", "matching", "spectrum", "grid", "texture", "schedule",
@@ -61,8 +61,8 @@ def pretrain(
     clip: float | None = 1.0,
     tokenizer: dict[str, Any] | CentralModel | None = None,
     denoiser: dict[str, Any] | None = None,
-    neon_steps: int = 0,
-    neon_kwargs: dict[str, Any] | None = None,
+    ddo_steps: int = 0,
+    ddo_kwargs: dict[str, Any] | None = None,
     guide_steps: int = 0,
     guide: dict[str, Any] | None = None,
     autoguidance: float = 1.15,
@@ -132,13 +132,14 @@ def pretrain(
         tokenizer is taken as it is. `None` is the starter's, of kind `"dc"`.
     denoiser
         Settings for :func:`c2lst.nn.make_denoiser`. `None` is the starter's UNet.
-    neon_steps
-        Steps in which a copy of the finished denoiser learns from latents that the denoiser itself draws, and so gets worse the
-        way that its samples are wrong; the denoiser is then moved the other way (negative extrapolation, Alemohammad et al. 2025).
-        0 does not. Some hundred are a start. What they gain differs from run to run: look at samples before a model is kept.
-    neon_kwargs
-        What of that stage shall differ: `samples` (2,048), how many are drawn; `weight` (1), how far the denoiser is moved
-        away, in units of what the copy moved; `batch_size` (32), `lr` (1e-4) and `ema` (.98) of the copy.
+    ddo_steps
+        Steps in which the finished denoiser learns to tell tissue from latents that it draws itself, judged by its own errors
+        beside those of before (direct discriminative optimization, Zheng et al. 2025, arXiv 2503.01103): what it draws too
+        often it draws less. 0 does not; some hundred do. Look at samples before such a model is kept.
+    ddo_kwargs
+        What of that stage shall differ: `samples` (4,096), how many are drawn; `beta` (100), by which the gain in squared error
+        is multiplied to be a logit, so that a smaller one lets the denoiser go further; `batch_size` (32) of tissue and as many
+        own latents, `lr` (5e-5) and `ema` (.98).
     guide_steps
         Steps of a guide, a smaller denoiser on the same latents, from nothing; 0 trains none. Samples then keep away from
         what it would do (Karras et al. 2024). It should be clearly worse than the denoiser: a tenth of its steps or less.
@@ -180,7 +181,7 @@ def pretrain(
         compiler on the machine, and rounds in another order.
     max_minutes
         Stop training after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps. What
-        comes after the denoiser (`neon_steps`, guide and decoder) takes its steps. All sittings count, but not what was
+        comes after the denoiser (`ddo_steps`, guide and decoder) takes its steps. All sittings count, but not what was
         lost since the last checkpoint. A tokenizer that was stopped so is final; the denoiser goes on when it is called again with more minutes.
     max_ram_gb
         Patches in stores are read into memory once, up to so much; of a larger collection the tokenizer sees as many
@@ -231,7 +232,7 @@ def pretrain(
     from c2lst import nn
     from c2lst.models import CentralModel
     from c2lst.models._registry import remember
-    from c2lst.train import Bar, DenoiserPlan, Latents, Pool, TokenizerPlan, fit, read_note
+    from c2lst.train import Bar, DenoiserPlan, DiscriminationPlan, Latents, Pool, TokenizerPlan, fit, read_note
 
     from ._pretrain_data import gather, in_memory
 
@@ -248,20 +249,18 @@ def pretrain(
         raise ValueError(f"decoder_kwargs holds {sorted(unknown)}; it may hold {', '.join(sorted(decoder_plan))}.")
     decoder_plan |= {"decoder_only": True, **(decoder_kwargs or {})}
     check_positive("batch_size of decoder_kwargs", decoder_plan["batch_size"], integer=True)
-    if unknown := set(neon_kwargs or {}) - set(NEON):
-        raise ValueError(f"neon_kwargs holds {sorted(unknown)}; it may hold {', '.join(NEON)}.")
-    neon = {**NEON, **(neon_kwargs or {})}
-    if neon_steps:
-        check_positive("neon_steps", neon_steps, integer=True)
+    if unknown := set(ddo_kwargs or {}) - set(DDO):
+        raise ValueError(f"ddo_kwargs holds {sorted(unknown)}; it may hold {', '.join(DDO)}.")
+    ddo = {**DDO, **(ddo_kwargs or {})}
+    if ddo_steps:
+        check_positive("ddo_steps", ddo_steps, integer=True)
         for name in ("samples", "batch_size"):
-            check_positive(f"{name} of neon_kwargs", neon[name], integer=True)
-        for name in ("weight", "lr"):
-            check_positive(f"{name} of neon_kwargs", neon[name])
-        check_fraction("ema of neon_kwargs", neon["ema"], zero=True)
-    elif neon_kwargs is not None:
-        raise ValueError(
-            "neon_kwargs= says how the denoiser shall be moved away from its own samples: pass neon_steps= too."
-        )
+            check_positive(f"{name} of ddo_kwargs", ddo[name], integer=True)
+        for name in ("beta", "lr"):
+            check_positive(f"{name} of ddo_kwargs", ddo[name])
+        check_fraction("ema of ddo_kwargs", ddo["ema"], zero=True)
+    elif ddo_kwargs is not None:
+        raise ValueError("ddo_kwargs= says how the denoiser shall learn against its own samples: pass ddo_steps= too.")
     guide_plan = {"batch_size": batch_size, "lr": lr}
     if guide_steps:
         check_positive("guide_steps", guide_steps, integer=True)
@@ -356,10 +355,10 @@ def pretrain(
             else:
                 tok = nn.make_tokenizer(**{"patch_px": patch_px, **_filled(asked or None, TOKENIZERS, "dc", "kl")})
     n_drawn = min(DRAWN, decoder_steps * decoder_plan["batch_size"])
-    n_encoded = -(-len(train) // 128) if steps or guide_steps else 0
-    n_own = neon["samples"] if neon_steps else 0
+    n_encoded = -(-len(train) // 128) if steps or guide_steps or ddo_steps else 0
+    n_own = ddo["samples"] if ddo_steps else 0
     n_batches = -(-n_drawn // 64) + -(-n_own // 64)
-    bar = Bar(tok_steps + n_encoded + steps + neon_steps + guide_steps + n_batches + decoder_steps, progress)
+    bar = Bar(tok_steps + n_encoded + steps + ddo_steps + guide_steps + n_batches + decoder_steps, progress)
     try:
         spent = 0.0
         if not given:
@@ -449,38 +448,40 @@ def pretrain(
             **engine,
         )
         strong = plan.average
-        if neon_steps:
+        if ddo_steps:
             begun_from = _digest(strong)[:16]
             own = _drawn(strong, scheduler, latents.shape[1:], n_own, begun_from, at("own"), derive(seed, 10), bar)
-            worse = DenoiserPlan(
+            judge = DiscriminationPlan(
                 copy.deepcopy(strong).requires_grad_(True),
                 scheduler,
+                latents,
                 own,
+                beta=ddo["beta"],
                 held_out=held_latents,
-                ema=neon["ema"],
+                ema=ddo["ema"],
                 time_shift=time_shift,
                 time_even=time_even,
-                check_every=max(1, neon_steps // 10),
-                steps=neon_steps,
-                batch_size=neon["batch_size"],
-                lr=neon["lr"],
-                weight_decay=0.0,  # or the way back would make weights larger that nothing speaks against
+                check_every=max(1, ddo_steps // 10),
+                steps=ddo_steps,
+                batch_size=ddo["batch_size"],
+                lr=ddo["lr"],
+                weight_decay=0.0,  # the denoiser is to stay near to what it was
                 seed=derive(seed, 11),
                 schedule=schedule,
             )
-            spent += before(f"neon-{begun_from}")
+            spent += before(f"ddo-{begun_from}")
             fit(
-                worse,
-                desc="neon",
+                judge,
+                desc="ddo",
                 # a denoiser that was trained on has other samples: this then begins again
-                checkpoint=at(f"neon-{begun_from}"),
-                settings={"samples": f"{begun_from} {n_own}", "held": apart},
+                checkpoint=at(f"ddo-{begun_from}"),
+                settings={"latents": latents.key, "samples": f"{begun_from} {n_own}", "held": apart},
                 extend=False,
                 bar=bar,
                 **engine,
             )
-            strong = nn.extrapolate(strong, worse.average, neon["weight"]).requires_grad_(False).eval()
-            curves |= {"neon": _thin(worse.losses), "neon_validation": [list(v) for v in worse.validation]}
+            strong = judge.average
+            curves |= {"ddo": _thin(judge.losses), "ddo_validation": [list(v) for v in judge.validation]}
         weak = None
         if guide_steps:
             with torch.random.fork_rng(devices=[]):
@@ -513,7 +514,7 @@ def pretrain(
             weak = weaker.average
             curves |= {"guide": _thin(weaker.losses), "guide_validation": [list(v) for v in weaker.validation]}
         elif begin is not None and begin.guide is not None:
-            if steps or neon_steps or not given:
+            if steps or ddo_steps or not given:
                 logger.warning(
                     "init has a guide, which belongs to its own latents and denoiser: what is trained on here draws "
                     "without one. Pass guide_steps= to train another."
@@ -578,7 +579,7 @@ def pretrain(
             "steps": int(plan.step),
             "tokenizer_steps": int(tok_steps),
             "decoder_steps": int(decoder_steps),
-            **({"neon_steps": int(neon_steps), "neon": neon} if neon_steps else {}),
+            **({"ddo_steps": int(ddo_steps), "ddo": ddo} if ddo_steps else {}),
             **({"guide_steps": int(guide_steps)} if guide_steps else {}),
             "batch_size": int(batch_size),
             "schedule": schedule,
