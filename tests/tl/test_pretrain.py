@@ -529,7 +529,9 @@ def test_the_denoiser_learns_against_its_own_samples(patches, same, tmp_path, ca
     assert not same(once.denoiser.state_dict(), firm.denoiser.state_dict())
     assert once.card["ddo_steps"] == 3 and once.card["ddo"]["samples"] == 16 and "ddo_steps" not in bare.card
     curve = once.card["curves"]["ddo"]
-    assert len(curve) == 3 and curve[0] == pytest.approx(2 * np.log(2), abs=1e-5)  # it begins as what it is held against
+    assert len(curve) == 3 and curve[0] == pytest.approx(
+        2 * np.log(2), abs=1e-5
+    )  # it begins as what it is held against
     assert once.card["curves"]["ddo_validation"][-1][0] == 3
     assert "denoiser against its own samples" in [ax.get_title() for ax in c2l.pl.training(once)]
     assert c2l.models.CentralModel.from_pretrained(tmp_path / "b" / "model").hash == once.hash

@@ -523,10 +523,14 @@ class DenoiserPlan(Plan):
         noise = torch.randn(z.shape, generator=generator)
         return z, noise, self.objective.draw_times(len(z), generator, self.time_shift, self.time_even)
 
+    def taken(self, generator: torch.Generator) -> list[Tensor]:
+        """Return the batch of this step, where the plan is trained."""
+        batch = self.batch(generator) if self.ahead is None else self.ahead(self.step)
+        return [x.to(self.device, non_blocking=True) for x in batch]
+
     def loss(self, generator: torch.Generator) -> Tensor:
         """Denoising error."""
-        drawn = self.batch(generator) if self.ahead is None else self.ahead(self.step)
-        z, noise, u = (x.to(self.device, non_blocking=True) for x in drawn)
+        z, noise, u = self.taken(generator)
         return self.objective.loss(self.denoiser, z, noise, u).mean()
 
     @torch.no_grad()
@@ -590,8 +594,7 @@ class DiscriminationPlan(DenoiserPlan):
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Cross-entropy of the judgement, of tissue and of own latents added: 2 log 2 (1.386) at the start."""
-        drawn = self.batch(generator) if self.ahead is None else self.ahead(self.step)
-        z, noise, u = (x.to(self.device, non_blocking=True) for x in drawn)
+        z, noise, u = self.taken(generator)
         with torch.no_grad():
             before = self.objective.loss(self.before, z, noise, u)
         tissue, own = (self.beta * (before - self.objective.loss(self.denoiser, z, noise, u))).chunk(2)
