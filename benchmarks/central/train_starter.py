@@ -172,7 +172,7 @@ def main() -> None:
     seventh = seven_runs(args, shared) if args.hues is None else c2l.models.CentralModel.from_pretrained(args.hues)
     patches, held, cards = tissue(args, PER_SECTION_HUES, PER_ORGAN_HUES)
     central = c2l.tl.pretrain(
-        patches, init=seventh, steps=0, ddo_steps=args.ddo_steps, time_even=0.2, validation=held, out=args.out / "ddo",
+        patches, init=seventh, steps=0, ddo_steps=args.ddo_steps, time_even=0.2, quarter_turns=False, validation=held, out=args.out / "ddo",
         seed=8, card=card(cards, patches, seventh, "ddo"), **shared,
     )  # fmt: skip
     # the guide was never as good as the denoiser, before or after

@@ -58,6 +58,7 @@ def pretrain(
     ema: float | None = None,
     time_shift: float = 1.0,
     time_even: float = 0.0,
+    quarter_turns: bool = True,
     clip: float | None = 1.0,
     tokenizer: dict[str, Any] | CentralModel | None = None,
     denoiser: dict[str, Any] | None = None,
@@ -124,6 +125,10 @@ def pretrain(
     time_even
         Share of times that are drawn evenly instead, 0 to 1. The others come within a twentieth of pure noise, where every
         sample begins, once in 600 draws (once in 80 with `time_shift=2`).
+    quarter_turns
+        Whether patches are learnt from in quarter turns too, beside half turns and flips. Tissue has no up and no left, but rows
+        and columns of its image may differ, by a scanner that moves along one of them or by how hues are compressed: samples
+        then have some of both, which no patch has. :func:`c2lst.metrics.kid` of features of patches and of others turned tells.
     clip
         Largest norm of the gradient; `None` does not clip.
     tokenizer
@@ -371,6 +376,7 @@ def pretrain(
                 batch_size=min(batch_size, 32),
                 lr=1.5e-3,
                 seed=derive(seed, 2),
+                quarter_turns=quarter_turns,
                 **{"schedule": schedule, **objective},
             )
             sitting = time.monotonic()
@@ -394,7 +400,10 @@ def pretrain(
             _set_scale(tok, pixels, weights, folder, seed, first=rank_zero_only.rank in (None, 0))
             if grown:
                 _keep_scale(tok, begin.tokenizer)
-        latents = Latents(tok, train, hashlib.sha256(f"{_digest(tok)} {data}".encode()).hexdigest()[:16], folder=folder)
+        made_of = f"{_digest(tok)} {data}{'' if quarter_turns else ' no quarter turns'}"
+        latents = Latents(
+            tok, train, hashlib.sha256(made_of.encode()).hexdigest()[:16], folder=folder, quarter_turns=quarter_turns
+        )
         with torch.inference_mode():
             held_latents = torch.cat(
                 [nn.encode(tok, nn.to_tensor(held[i : i + 128])) for i in range(0, len(held), 128)]
@@ -540,6 +549,7 @@ def pretrain(
                 steps=decoder_steps,
                 seed=derive(seed, 6),
                 drawn=drawn,
+                quarter_turns=quarter_turns,
                 **decoder_plan,
             )
             spent += before(f"decoder-{judged}")
@@ -586,6 +596,7 @@ def pretrain(
             "ema": float(ema),
             "time_shift": float(time_shift),
             "time_even": float(time_even),
+            **({} if quarter_turns else {"quarter_turns": False}),
             "seed": int(seed),
             "minutes": round((spent + time.monotonic() - begun) / 60, 2),
             "psnr_held_out_db": round(float((-10 * error.clamp_min(1e-8).log10()).mean()), 2),
