@@ -9,10 +9,10 @@ the other organs, and ends with the decoder; `detail`, which gives it more laten
 `further`, which trains the denoiser on, and after it the decoder; `longer`, which does so once more, in batches sixteen
 times as large and with more windows of each section, for a GPU; `guide`, which leaves all of this as it is and trains a small
 denoiser beside it, from which samples keep away; `hues`, which trains the decoder alone on, and of what it says the hues
-alone; `ddo`, in which the denoiser learns to tell tissue from its own samples. Called again, it goes on from its checkpoints.
+alone; `lying`, in which the denoiser learns which way tissue lies. Called again, it goes on from its checkpoints.
 `--narrow DIR` begins with `detail`, from the finished model of the second run, `--detail DIR` with `further`, from that of the
 third, `--further DIR` with `longer`, from that of the fourth, `--longer DIR` with `guide`, from that of the fifth, `--guide DIR`
-with `hues`, from that of the sixth, and `--hues DIR` with `ddo`, from that of the seventh. `--install` copies the model into
+with `hues`, from that of the sixth, and `--hues DIR` with `lying`, from that of the seventh. `--install` copies the model into
 the package.
 """
 
@@ -45,9 +45,9 @@ PER_SECTION_DETAIL = 2000
 PER_SECTION_LONGER, PER_ORGAN_LONGER = 6000, 120
 PER_SECTION_GUIDE, PER_ORGAN_GUIDE = 1000, 20
 PER_SECTION_HUES, PER_ORGAN_HUES = 3000, 60  # of the last run too
-FURTHER_STEPS, LONGER_STEPS, GUIDE_STEPS, HUES_STEPS, DDO_STEPS = 10500, 3200, 1000, 1200, 300
+FURTHER_STEPS, LONGER_STEPS, GUIDE_STEPS, HUES_STEPS, LYING_STEPS = 10500, 3200, 1000, 1200, 700
 AUTOGUIDANCE = 1.15  # while the guide and the decoder are trained
-AUTOGUIDANCE_DDO = 1.1  # of what ships
+AUTOGUIDANCE_LYING = 1.2  # of what ships
 HELD_OUT_FROM = 0.58  # right of this share of C4's width nothing is trained on: validation, and choice of design
 TOKENIZER = {"kind": "dc", "latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2), "schedule": "cosine"}
 DENOISER = {"kind": "unet", "channels": (64, 128, 192), "layers": 1}
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=LONGER_STEPS, help="of the denoiser in the fifth run")
     parser.add_argument("--guide-steps", type=int, default=GUIDE_STEPS, help="of the guide in the sixth run")
     parser.add_argument("--hues-steps", type=int, default=HUES_STEPS, help="of the decoder in the seventh run")
-    parser.add_argument("--ddo-steps", type=int, default=DDO_STEPS, help="of the denoiser in the last run")
+    parser.add_argument("--lying-steps", type=int, default=LYING_STEPS, help="of the denoiser in the last run")
     parser.add_argument("--tokenizer-steps", type=int, default=4000, help="of the first run; the third takes 1,500")
     parser.add_argument(
         "--decoder-steps", type=int, default=3600, help="of the second run; the third to fifth take 1,500"
@@ -172,11 +172,12 @@ def main() -> None:
     seventh = seven_runs(args, shared) if args.hues is None else c2l.models.CentralModel.from_pretrained(args.hues)
     patches, held, cards = tissue(args, PER_SECTION_HUES, PER_ORGAN_HUES)
     central = c2l.tl.pretrain(
-        patches, init=seventh, steps=0, ddo_steps=args.ddo_steps, time_even=0.2, quarter_turns=False, validation=held, out=args.out / "ddo",
-        seed=8, card=card(cards, patches, seventh, "ddo"), **shared,
+        patches, init=seventh, steps=args.lying_steps, batch_size=64, lr=2e-4, ema=0.995, time_shift=2.0, time_even=0.2,
+        quarter_turns=False, validation=held, out=args.out / "lying", seed=9,
+        card=card(cards, patches, seventh, "lying"), **shared,
     )  # fmt: skip
     # the guide was never as good as the denoiser, before or after
-    central = replace(central, guide=seventh.guide, autoguidance=AUTOGUIDANCE_DDO)
+    central = replace(central, guide=seventh.guide, autoguidance=AUTOGUIDANCE_LYING)
     central.card["hues"] = {k: seventh.card[k] for k in (*CURVES, "decoder_steps")}
     central.card |= {k: seventh.card[k] for k in ("guide", "longer", *RUNS) if k in seventh.card}
     print(central)
