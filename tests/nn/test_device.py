@@ -123,14 +123,6 @@ def test_pretraining_goes_on_from_a_checkpoint_on_a_gpu(tmp_path, accelerator):
     torch.cuda.reset_peak_memory_stats()
     c2l.tl.pretrain(patches, steps=6, out=tmp_path / "run", **settings)
     assert torch.cuda.max_memory_allocated() > 1e6
-    longer = c2l.tl.pretrain(
-        patches,
-        steps=12,
-        decoder_steps=4,
-        out=tmp_path / "run",
-        **settings,
-        ddo_steps=2,
-        ddo_kwargs={"samples": 16, "batch_size": 8},
-    )
-    assert longer.card["steps"] == 12 and longer.card["curves"]["ddo"][0] == pytest.approx(2 * np.log(2), abs=0.05)
+    longer = c2l.tl.pretrain(patches, steps=12, decoder_steps=4, out=tmp_path / "run", **settings)
+    assert longer.card["steps"] == 12
     assert np.isfinite(longer.sample(2, steps=2)).all()

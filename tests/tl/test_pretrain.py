@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 import c2lst as c2l
 from c2lst.tl._pretrain_data import apart, gather, in_memory
-from c2lst.train import DiscriminationPlan
 
 TINY = {
     "mpp": 4.0, "steps": 2, "batch_size": 8, "progress": False, "tokenizer": {"latent_channels": 4, "channels": (8, 8, 8, 8)},
@@ -202,26 +201,6 @@ def test_two_processes_train_one_model(patches, tmp_path):
     alone = c2l.tl.pretrain(patches, **{**how, "devices": 1, "strategy": "auto"})
     assert alone.hash != first["hash"]
     assert alone.card["curves"]["denoiser"][0] == pytest.approx(curves["denoiser"][0], rel=0.3)
-
-
-def test_two_processes_discriminate_as_one(patches, tmp_path):
-    # what another process draws may differ in its last digit, so this run is compared with none but itself
-    how = {
-        **TINY, "accelerator": "cpu", "devices": 2, "strategy": "ddp", "precision": "32-true",
-        "ddo_steps": 2, "ddo_kwargs": {"samples": 8, "batch_size": 4},
-    }  # fmt: skip
-    np.save(tmp_path / "patches.npy", patches)
-    done = script(tmp_path / "two.py", TWO, tmp_path / "patches.npy", tmp_path, json.dumps(how))
-    assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / f"rank{i}.json").read_text()) for i in (0, 1))
-    assert first["hash"] == second["hash"] and first["other"] == second["other"]
-    # one step of the tokenizer, two of the denoiser, two against its samples, of which and of tissue rows are drawn; then once more behind the same tokenizer
-    assert len(first["drawn"]) == len(second["drawn"]) == 1 + 2 + 4 + 2 + 4
-    assert all(a[2] != b[2] for a, b in zip(first["drawn"], second["drawn"], strict=True))
-    assert all(max(rows) < 8 for _, _, rows in first["drawn"][-3::2])
-    assert all(f"{phase}:" in done.stderr for phase in ("denoiser", "samples", "ddo"))
-    found = (p.parent.name.split("-")[0] for p in (tmp_path / "out" / "checkpoints").rglob("*.safetensors"))
-    assert sorted(found) == ["ddo", "denoiser", "own", "tokenizer"]
 
 
 def test_a_finished_run_is_trained_on(patches, tmp_path, same):
@@ -516,64 +495,19 @@ def test_a_guide_is_asked_for_in_full(patches):
         c2l.tl.pretrain(patches, guide_steps=2, guide={"lr": 0}, **TINY)
 
 
-def test_the_denoiser_learns_against_its_own_samples(patches, same, tmp_path, caplog):
-    bare = c2l.tl.pretrain(patches, **TINY)
-    how = {"ddo_steps": 3, **TINY}
-    few = {"samples": 16, "batch_size": 8, "lr": 1e-3}
-    once, again, firm = (
-        c2l.tl.pretrain(patches, ddo_kwargs={**few, **more}, out=tmp_path / place, **how)
-        for place, more in (("a", {}), ("b", {}), ("c", {"beta": 1e4}))
+def test_patches_may_be_learnt_from_as_they_lie(patches, tmp_path):
+    how = {**TINY, "decoder_steps": 2}
+    turned = c2l.tl.pretrain(patches, out=tmp_path / "a", **how)
+    lying, again = (
+        c2l.tl.pretrain(patches, quarter_turns=False, out=place, **how) for place in (tmp_path / "b", tmp_path / "c")
     )
-    assert once.hash == again.hash and same(once.tokenizer.state_dict(), bare.tokenizer.state_dict())
-    assert not same(once.denoiser.state_dict(), bare.denoiser.state_dict())
-    assert not same(once.denoiser.state_dict(), firm.denoiser.state_dict())
-    assert once.card["ddo_steps"] == 3 and once.card["ddo"]["samples"] == 16 and "ddo_steps" not in bare.card
-    curve = once.card["curves"]["ddo"]
-    assert len(curve) == 3 and curve[0] == pytest.approx(
-        2 * np.log(2), abs=1e-5
-    )  # it begins as what it is held against
-    assert once.card["curves"]["ddo_validation"][-1][0] == 3
-    assert "denoiser against its own samples" in [ax.get_title() for ax in c2l.pl.training(once)]
-    assert c2l.models.CentralModel.from_pretrained(tmp_path / "b" / "model").hash == once.hash
-    # behind a model that is there: its guide belonged to the denoiser as it was; the decoder sees the new one's samples
-    guided = c2l.tl.pretrain(patches, guide_steps=2, guide=GUIDE, **TINY)
-    more = {k: v for k, v in TINY.items() if k not in ("tokenizer", "denoiser")} | {"steps": 0}
-    on = c2l.tl.pretrain(patches, init=guided, ddo_steps=2, ddo_kwargs=few, decoder_steps=2, **more)
-    assert on.guide is None and "init has a guide" in caplog.text
-    assert not same(on.denoiser.state_dict(), guided.denoiser.state_dict())
-    plain = c2l.tl.pretrain(patches, init=guided, decoder_steps=2, **more)
-    assert not same(on.tokenizer.state_dict(), plain.tokenizer.state_dict())
-
-
-def test_discrimination_is_gone_on_with(patches, same, tmp_path, monkeypatch):
-    how = {"ddo_steps": 4, "ddo_kwargs": {"samples": 16, "batch_size": 8, "lr": 1e-3}, "checkpoint_every": 1, **TINY}
-    whole = c2l.tl.pretrain(patches, **how)
-    loss = DiscriminationPlan.loss
-
-    def stopped(plan, generator):
-        if plan.step == 2:
-            raise RuntimeError("stopped")
-        return loss(plan, generator)
-
-    monkeypatch.setattr(DiscriminationPlan, "loss", stopped)
-    with pytest.raises(RuntimeError, match="stopped"):
-        c2l.tl.pretrain(patches, out=tmp_path, **how)
-    monkeypatch.setattr(DiscriminationPlan, "loss", loss)
-    assert not (tmp_path / "model").exists()
-    rest = c2l.tl.pretrain(patches, out=tmp_path, **how)
-    # what the denoiser is held against is the one at the start, not the one at the checkpoint
-    assert rest.hash == whole.hash
-    assert rest.card["curves"]["ddo"] == whole.card["curves"]["ddo"]
-
-
-def test_discrimination_is_asked_for_in_full(patches):
-    with pytest.raises(ValueError, match="pass ddo_steps= too"):
-        c2l.tl.pretrain(patches, ddo_kwargs={"beta": 2.0}, **TINY)
-    with pytest.raises(ValueError, match=r"ddo_kwargs holds \['steps'\]"):
-        c2l.tl.pretrain(patches, ddo_steps=2, ddo_kwargs={"steps": 2}, **TINY)
-    for name in ("samples", "beta", "batch_size", "lr"):
-        with pytest.raises(ValueError, match=f"{name} of ddo_kwargs"):
-            c2l.tl.pretrain(patches, ddo_steps=2, ddo_kwargs={name: 0}, **TINY)
+    assert lying.hash == again.hash != turned.hash
+    assert lying.card["quarter_turns"] is False and "quarter_turns" not in turned.card
+    files = [next((tmp_path / p / "checkpoints").glob("latents-*.npy")).stat().st_size for p in ("a", "b")]
+    assert files[0] - 128 == 2 * (files[1] - 128)  # but for the headers
+    # a tokenizer that learnt otherwise is not gone on with
+    with pytest.raises(ValueError, match="quarter_turns"):
+        c2l.tl.pretrain(patches, resume=tmp_path / "b", **how)
 
 
 def test_what_is_compiled_is_the_denoiser_that_learns(patches, monkeypatch):

@@ -223,32 +223,6 @@ def test_a_denoiser_may_lean_on_noise():
     assert even.settings()["time_even"] == 0.5 and "time_even" not in plain.settings()
 
 
-def test_a_denoiser_learns_what_only_its_own_samples_show():
-    tissue = torch.ones(16, 2, 4, 4)
-    own = torch.cat([tissue, -tissue])  # half of what it draws is none
-    kwargs = {"steps": 60, "batch_size": 16, "lr": 3e-3, "seed": 0, "weight_decay": 0.0, "ema": 0.5}
-    plan = train.DiscriminationPlan(tiny(), SCHEDULER, tissue, own, beta=10.0, **kwargs)
-    z, noise, u = plan.batch(plan.draws())
-    assert torch.equal(z[:16], tissue) and {float(x) for x in z[16:].unique()} == {-1.0, 1.0}
-    assert torch.equal(noise[:16], noise[16:]) and torch.equal(u[:16], u[16:])
-    assert plan.loss(plan.draws()).item() == pytest.approx(2 * math.log(2))
-    assert plan.settings()["beta"] == 10.0
-    was = {k: v.clone() for k, v in plan.before.state_dict().items()}
-    assert not any(k.startswith("before") for k in plan.state_dict())
-    train.fit(plan, **ALONE)
-    assert all(torch.equal(v, was[k]) for k, v in plan.before.state_dict().items())
-    draws = torch.Generator().manual_seed(1)
-    noise, u = torch.randn(256, 2, 4, 4, generator=draws), torch.rand(256, generator=draws)
-    with torch.no_grad():
-        gain = [
-            (plan.objective.loss(plan.before, z, noise, u) - plan.objective.loss(plan.average, z, noise, u)).mean()
-            for z in (torch.ones_like(noise), -torch.ones_like(noise))
-        ]
-    # half of its own samples are tissue: logits of log 2 there, and far below nothing where they are not
-    assert gain[0] > 0 > gain[1] and 10.0 * (gain[0] - gain[1]) > math.log(2)
-    assert np.mean(plan.losses[-10:]) < 1.2
-
-
 def test_a_perfect_autoencoder_pays_for_its_latents_alone():
     class Perfect(torch.nn.Module):
         def encode(self, x):

@@ -36,7 +36,6 @@ DECODER = {
     "spectrum": 0.1, "grid": 0.3, "texture": 3.0, "keep_grey": 0.0, "ema": 0.995,
 }  # fmt: skip
 DRAWN, DRAWN_STEPS = 1024, 20  # samples that the decoder learns on beside real patches, and solver steps of each
-DDO = {"samples": 4096, "beta": 100.0, "batch_size": 32, "lr": 5e-5, "ema": 0.98}
 # settings of a tokenizer's training, not of its network
 OBJECTIVE = (
     "kl", "noise", "coarse", "cropped", "density", "adversarial", "matching", "spectrum", "grid", "texture", "schedule",
@@ -62,8 +61,6 @@ def pretrain(
     clip: float | None = 1.0,
     tokenizer: dict[str, Any] | CentralModel | None = None,
     denoiser: dict[str, Any] | None = None,
-    ddo_steps: int = 0,
-    ddo_kwargs: dict[str, Any] | None = None,
     guide_steps: int = 0,
     guide: dict[str, Any] | None = None,
     autoguidance: float = 1.15,
@@ -98,7 +95,7 @@ def pretrain(
     mpp
         Microns per pixel of `patches`, and of what is cut from a SpatialData.
     steps
-        Steps of the denoiser; 0, with `init`, begins with what comes after it.
+        Steps of the denoiser; 0, with `init`, leaves it as it is.
     tokenizer_steps
         Steps of the tokenizer; `None` is half of `steps`, or as in the checkpoint that is found, or none with `init`.
     decoder_steps
@@ -126,9 +123,9 @@ def pretrain(
         Share of times that are drawn evenly instead, 0 to 1. The others come within a twentieth of pure noise, where every
         sample begins, once in 600 draws (once in 80 with `time_shift=2`).
     quarter_turns
-        Whether patches are learnt from in quarter turns too, beside half turns and flips. Tissue has no up and no left, but rows
-        and columns of its image may differ, by a scanner that moves along one of them or by how hues are compressed: samples
-        then have some of both, which no patch has. :func:`c2lst.metrics.kid` of features of patches and of others turned tells.
+        Whether patches are learnt from in quarter turns too, beside half turns and flips. Tissue in general has no up and no
+        left, but that of few slides may: fibres that lie one way, a scanner that moves one way. Samples then lie all ways, which
+        a comparison with patches as they lie holds against them.
     clip
         Largest norm of the gradient; `None` does not clip.
     tokenizer
@@ -137,14 +134,6 @@ def pretrain(
         tokenizer is taken as it is. `None` is the starter's, of kind `"dc"`.
     denoiser
         Settings for :func:`c2lst.nn.make_denoiser`. `None` is the starter's UNet.
-    ddo_steps
-        Steps in which the finished denoiser learns to tell tissue from latents that it draws itself, judged by its own errors
-        beside those of before (direct discriminative optimization, Zheng et al. 2025, arXiv 2503.01103): what it draws too
-        often it draws less. 0 does not; some hundred do. Look at samples before such a model is kept.
-    ddo_kwargs
-        What of that stage shall differ: `samples` (4,096), how many are drawn; `beta` (100), by which the gain in squared error
-        is multiplied to be a logit, so that a smaller one lets the denoiser go further; `batch_size` (32) of tissue and as many
-        own latents, `lr` (5e-5) and `ema` (.98).
     guide_steps
         Steps of a guide, a smaller denoiser on the same latents, from nothing; 0 trains none. Samples then keep away from
         what it would do (Karras et al. 2024). It should be clearly worse than the denoiser: a tenth of its steps or less.
@@ -161,7 +150,7 @@ def pretrain(
         is, or, with `tokenizer_steps`, trained on too. Scale and side of the patches must be the same. With
         `tokenizer={"latent_channels": n}` beside it, more than the model has, latents are added for detail: the former
         ones stay as they are, so that the denoiser has only the new ones to learn (a tokenizer of kind `"dc"` and a UNet).
-        A guide that the model has is kept where neither tokenizer nor denoiser is changed.
+        A guide that the model has is kept where neither tokenizer nor denoiser is trained on.
     patch_px
         Side of a patch that is cut from a SpatialData; `None` is that of the other patches, or 64.
     n_per_section
@@ -185,9 +174,9 @@ def pretrain(
         Whether :func:`torch.compile` fuses the denoiser's training: a minute at the start, faster steps on a GPU. It needs a
         compiler on the machine, and rounds in another order.
     max_minutes
-        Stop training after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps. What
-        comes after the denoiser (`ddo_steps`, guide and decoder) takes its steps. All sittings count, but not what was
-        lost since the last checkpoint. A tokenizer that was stopped so is final; the denoiser goes on when it is called again with more minutes.
+        Stop training after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps. The
+        guide and the decoder come after that and take their steps. All sittings count, but not what was lost since the last
+        checkpoint. A tokenizer that was stopped so is final; the denoiser goes on when it is called again with more minutes.
     max_ram_gb
         Patches in stores are read into memory once, up to so much; of a larger collection the tokenizer sees as many
         runs of neighbouring rows, and the denoiser all.
@@ -237,7 +226,7 @@ def pretrain(
     from c2lst import nn
     from c2lst.models import CentralModel
     from c2lst.models._registry import remember
-    from c2lst.train import Bar, DenoiserPlan, DiscriminationPlan, Latents, Pool, TokenizerPlan, fit, read_note
+    from c2lst.train import Bar, DenoiserPlan, Latents, Pool, TokenizerPlan, fit, read_note
 
     from ._pretrain_data import gather, in_memory
 
@@ -254,18 +243,6 @@ def pretrain(
         raise ValueError(f"decoder_kwargs holds {sorted(unknown)}; it may hold {', '.join(sorted(decoder_plan))}.")
     decoder_plan |= {"decoder_only": True, **(decoder_kwargs or {})}
     check_positive("batch_size of decoder_kwargs", decoder_plan["batch_size"], integer=True)
-    if unknown := set(ddo_kwargs or {}) - set(DDO):
-        raise ValueError(f"ddo_kwargs holds {sorted(unknown)}; it may hold {', '.join(DDO)}.")
-    ddo = {**DDO, **(ddo_kwargs or {})}
-    if ddo_steps:
-        check_positive("ddo_steps", ddo_steps, integer=True)
-        for name in ("samples", "batch_size"):
-            check_positive(f"{name} of ddo_kwargs", ddo[name], integer=True)
-        for name in ("beta", "lr"):
-            check_positive(f"{name} of ddo_kwargs", ddo[name])
-        check_fraction("ema of ddo_kwargs", ddo["ema"], zero=True)
-    elif ddo_kwargs is not None:
-        raise ValueError("ddo_kwargs= says how the denoiser shall learn against its own samples: pass ddo_steps= too.")
     guide_plan = {"batch_size": batch_size, "lr": lr}
     if guide_steps:
         check_positive("guide_steps", guide_steps, integer=True)
@@ -360,10 +337,8 @@ def pretrain(
             else:
                 tok = nn.make_tokenizer(**{"patch_px": patch_px, **_filled(asked or None, TOKENIZERS, "dc", "kl")})
     n_drawn = min(DRAWN, decoder_steps * decoder_plan["batch_size"])
-    n_encoded = -(-len(train) // 128) if steps or guide_steps or ddo_steps else 0
-    n_own = ddo["samples"] if ddo_steps else 0
-    n_batches = -(-n_drawn // 64) + -(-n_own // 64)
-    bar = Bar(tok_steps + n_encoded + steps + ddo_steps + guide_steps + n_batches + decoder_steps, progress)
+    n_encoded = -(-len(train) // 128) if steps or guide_steps else 0
+    bar = Bar(tok_steps + n_encoded + steps + guide_steps + -(-n_drawn // 64) + decoder_steps, progress)
     try:
         spent = 0.0
         if not given:
@@ -456,41 +431,6 @@ def pretrain(
             bar=bar,
             **engine,
         )
-        strong = plan.average
-        if ddo_steps:
-            begun_from = _digest(strong)[:16]
-            own = _drawn(strong, scheduler, latents.shape[1:], n_own, begun_from, at("own"), derive(seed, 10), bar)
-            judge = DiscriminationPlan(
-                copy.deepcopy(strong).requires_grad_(True),
-                scheduler,
-                latents,
-                own,
-                beta=ddo["beta"],
-                held_out=held_latents,
-                ema=ddo["ema"],
-                time_shift=time_shift,
-                time_even=time_even,
-                check_every=max(1, ddo_steps // 10),
-                steps=ddo_steps,
-                batch_size=ddo["batch_size"],
-                lr=ddo["lr"],
-                weight_decay=0.0,  # the denoiser is to stay near to what it was
-                seed=derive(seed, 11),
-                schedule=schedule,
-            )
-            spent += before(f"ddo-{begun_from}")
-            fit(
-                judge,
-                desc="ddo",
-                # a denoiser that was trained on has other samples: this then begins again
-                checkpoint=at(f"ddo-{begun_from}"),
-                settings={"latents": latents.key, "samples": f"{begun_from} {n_own}", "held": apart},
-                extend=False,
-                bar=bar,
-                **engine,
-            )
-            strong = judge.average
-            curves |= {"ddo": _thin(judge.losses), "ddo_validation": [list(v) for v in judge.validation]}
         weak = None
         if guide_steps:
             with torch.random.fork_rng(devices=[]):
@@ -523,7 +463,7 @@ def pretrain(
             weak = weaker.average
             curves |= {"guide": _thin(weaker.losses), "guide_validation": [list(v) for v in weaker.validation]}
         elif begin is not None and begin.guide is not None:
-            if steps or ddo_steps or not given:
+            if steps or not given:
                 logger.warning(
                     "init has a guide, which belongs to its own latents and denoiser: what is trained on here draws "
                     "without one. Pass guide_steps= to train another."
@@ -533,13 +473,13 @@ def pretrain(
         if decoder_steps:
             # a copy: the tokenizer may be another model's
             tok = copy.deepcopy(tok)
-            judged = _digest(strong)[:16]
-            kept_from = None if weak is None else nn.Guide(strong, weak, autoguidance)
+            judged = _digest(plan.average)[:16]
+            kept_from = None if weak is None else nn.Guide(plan.average, weak, autoguidance)
             if kept_from is not None:
                 told = f"{judged} {_digest(weak)} {autoguidance!r}"
                 judged = hashlib.sha256(told.encode()).hexdigest()[:16]
             drawn = _drawn(
-                strong, scheduler, latents.shape[1:], n_drawn, judged, at("drawn"), derive(seed, 7), bar, kept_from
+                plan.average, scheduler, latents.shape[1:], n_drawn, judged, at("drawn"), seed, bar, kept_from
             )
             decoder = TokenizerPlan(
                 tok.requires_grad_(True),
@@ -573,7 +513,7 @@ def pretrain(
         error = (shown - nn.to_tensor(held[: len(shown)])).div(2).square().mean(dim=(1, 2, 3))
     central = CentralModel(
         tok,
-        strong,
+        plan.average,
         scheduler,
         mpp=mpp,
         patch_px=patch_px,
@@ -589,7 +529,6 @@ def pretrain(
             "steps": int(plan.step),
             "tokenizer_steps": int(tok_steps),
             "decoder_steps": int(decoder_steps),
-            **({"ddo_steps": int(ddo_steps), "ddo": ddo} if ddo_steps else {}),
             **({"guide_steps": int(guide_steps)} if guide_steps else {}),
             "batch_size": int(batch_size),
             "schedule": schedule,
@@ -717,7 +656,7 @@ def _drawn(
         bar.phase("samples", len(starts), len(starts), drawn=first)
         return load_file(file)["latents"]
     bar.phase("samples", len(starts), drawn=first)
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(derive(seed, 7))
     parts = []
     with nn.on_device(denoiser, *([] if guide is None else [guide.weak])) as here:
         for start in starts:

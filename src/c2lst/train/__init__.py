@@ -2,13 +2,12 @@
 
 from ._data import Latents, Pool, augment_batch
 from ._fit import Bar, fit, has_bfloat16, read_note
-from ._plans import CNNPlan, DenoiserPlan, DiscriminationPlan, ModulationPlan, Plan, TokenizerPlan
+from ._plans import CNNPlan, DenoiserPlan, ModulationPlan, Plan, TokenizerPlan
 
 __all__ = [
     "Bar",
     "CNNPlan",
     "DenoiserPlan",
-    "DiscriminationPlan",
     "Latents",
     "ModulationPlan",
     "Plan",

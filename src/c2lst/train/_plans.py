@@ -528,14 +528,10 @@ class DenoiserPlan(Plan):
         noise = torch.randn(z.shape, generator=generator)
         return z, noise, self.objective.draw_times(len(z), generator, self.time_shift, self.time_even)
 
-    def taken(self, generator: torch.Generator) -> list[Tensor]:
-        """Return the batch of this step, where the plan is trained."""
-        batch = self.batch(generator) if self.ahead is None else self.ahead(self.step)
-        return [x.to(self.device, non_blocking=True) for x in batch]
-
     def loss(self, generator: torch.Generator) -> Tensor:
         """Denoising error."""
-        z, noise, u = self.taken(generator)
+        drawn = self.batch(generator) if self.ahead is None else self.ahead(self.step)
+        z, noise, u = (x.to(self.device, non_blocking=True) for x in drawn)
         return self.objective.loss(self.denoiser, z, noise, u).mean()
 
     @torch.no_grad()
@@ -556,54 +552,6 @@ class DenoiserPlan(Plan):
             z = z.to(self.device)
             total += float(self.objective.loss(self.average, z, noise.to(z), u).sum())
         return total / len(self.held_out)
-
-
-class DiscriminationPlan(DenoiserPlan):
-    """Denoiser that learns to tell latents of tissue from those drawn by the denoiser as it was (Zheng et al. 2025).
-
-    By how much less it errs on noisy latents than before is its judgement, `beta` times that the logit: lower errors than
-    before on tissue, higher ones on `own` `(m, C, h, w)`, latents that the denoiser at the start drew. A denoiser that
-    fits tissue alone spreads over what it cannot tell apart; this one gives up what only its samples show. Half of a batch of
-    `2 * batch_size` is tissue, and both halves have the same noise and times.
-    """
-
-    def __init__(
-        self,
-        denoiser: nn.Module,
-        scheduler: SchedulerMixin,
-        latents: Tensor | Latents,
-        own: Tensor,
-        *,
-        beta: float = 100.0,
-        **kwargs: Any,
-    ):
-        super().__init__(denoiser, scheduler, latents, **kwargs)
-        self.own, self.beta = own, float(beta)
-        # not a submodule: it stays as it is, and checkpoints need not keep it
-        object.__setattr__(self, "before", copy.deepcopy(denoiser).requires_grad_(False).eval())
-
-    def on_fit_start(self) -> None:
-        """Take the denoiser as it was to where the plan is trained; Lightning moves only what is the plan's own."""
-        super().on_fit_start()
-        self.before.to(self.device)
-
-    def settings(self) -> dict[str, Any]:
-        """Return what a checkpoint must agree with."""
-        return {**super().settings(), "beta": self.beta}
-
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw latents of tissue and own ones after them, with the same noise and times."""
-        z, noise, u = super().batch(generator)
-        z = torch.cat([z, self.own[self.rows(len(self.own), generator, len(z))]])
-        return z, noise.repeat(2, 1, 1, 1), u.repeat(2)
-
-    def loss(self, generator: torch.Generator) -> Tensor:
-        """Cross-entropy of the judgement, of tissue and of own latents added: 2 log 2 (1.386) at the start."""
-        z, noise, u = self.taken(generator)
-        with torch.no_grad():
-            before = self.objective.loss(self.before, z, noise, u)
-        tissue, own = (self.beta * (before - self.objective.loss(self.denoiser, z, noise, u))).chunk(2)
-        return F.softplus(-tissue).mean() + F.softplus(own).mean()
 
 
 def _turned(latents: Tensor, rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
