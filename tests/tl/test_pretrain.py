@@ -203,6 +203,26 @@ def test_two_processes_train_one_model(patches, tmp_path):
     assert alone.card["curves"]["denoiser"][0] == pytest.approx(curves["denoiser"][0], rel=0.3)
 
 
+def test_two_processes_move_one_denoiser(patches, tmp_path):
+    # what another process draws may differ in its last digit, so this run is compared with none but itself
+    how = {
+        **TINY, "accelerator": "cpu", "devices": 2, "strategy": "ddp", "precision": "32-true",
+        "neon_steps": 2, "neon_kwargs": {"samples": 8, "batch_size": 4},
+    }  # fmt: skip
+    np.save(tmp_path / "patches.npy", patches)
+    done = script(tmp_path / "two.py", TWO, tmp_path / "patches.npy", tmp_path, json.dumps(how))
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"rank{i}.json").read_text()) for i in (0, 1))
+    assert first["hash"] == second["hash"] and first["other"] == second["other"]
+    # one step of the tokenizer, two of the denoiser, two of its copy; then once more behind the same tokenizer
+    assert len(first["drawn"]) == len(second["drawn"]) == 1 + 2 + 2 + 2 + 2
+    assert all(a[2] != b[2] for a, b in zip(first["drawn"], second["drawn"], strict=True))
+    assert all(max(rows) < 8 for _, _, rows in first["drawn"][-2:])
+    assert all(f"{phase}:" in done.stderr for phase in ("denoiser", "samples", "neon"))
+    found = (p.parent.name.split("-")[0] for p in (tmp_path / "out" / "checkpoints").rglob("*.safetensors"))
+    assert sorted(found) == ["denoiser", "neon", "own", "tokenizer"]
+
+
 def test_a_finished_run_is_trained_on(patches, tmp_path, same):
     how = {**TINY, "tokenizer_steps": 2, "schedule": "trapezoid", "ema": 0.9}
     whole = c2l.tl.pretrain(patches, **{**how, "steps": 8})
@@ -495,19 +515,40 @@ def test_a_guide_is_asked_for_in_full(patches):
         c2l.tl.pretrain(patches, guide_steps=2, guide={"lr": 0}, **TINY)
 
 
-def test_patches_may_be_learnt_from_as_they_lie(patches, tmp_path):
-    how = {**TINY, "decoder_steps": 2}
-    turned = c2l.tl.pretrain(patches, out=tmp_path / "a", **how)
-    lying, again = (
-        c2l.tl.pretrain(patches, quarter_turns=False, out=place, **how) for place in (tmp_path / "b", tmp_path / "c")
+def test_the_denoiser_is_moved_away_from_its_own_samples(patches, same, tmp_path, caplog):
+    bare = c2l.tl.pretrain(patches, **TINY)
+    once, again, far = (
+        c2l.tl.pretrain(patches, neon_steps=3, neon_kwargs={"samples": 16, "weight": w, "lr": 1e-2}, out=out, **TINY)
+        for w, out in ((1.0, tmp_path / "a"), (1.0, tmp_path / "b"), (3.0, tmp_path / "a"))
     )
-    assert lying.hash == again.hash != turned.hash
-    assert lying.card["quarter_turns"] is False and "quarter_turns" not in turned.card
-    files = [next((tmp_path / p / "checkpoints").glob("latents-*.npy")).stat().st_size for p in ("a", "b")]
-    assert files[0] - 128 == 2 * (files[1] - 128)  # but for the headers
-    # a tokenizer that learnt otherwise is not gone on with
-    with pytest.raises(ValueError, match="quarter_turns"):
-        c2l.tl.pretrain(patches, resume=tmp_path / "b", **how)
+    assert once.hash == again.hash and same(once.tokenizer.state_dict(), bare.tokenizer.state_dict())
+    first, one, three = (m.denoiser.state_dict() for m in (bare, once, far))
+    # the same copy, three times as far away; the third took it from the checkpoint of the first
+    assert any((one[k] - first[k]).abs().max() > 1e-3 for k in first)
+    for k, v in first.items():
+        torch.testing.assert_close(three[k] - v, 3 * (one[k] - v), atol=1e-5, rtol=1e-3)
+    assert once.card["neon_steps"] == 3 and once.card["neon"]["samples"] == 16 and "neon_steps" not in bare.card
+    assert len(once.card["curves"]["neon"]) == 3 and once.card["curves"]["neon_validation"][-1][0] == 3
+    assert "denoiser on its own samples" in [ax.get_title() for ax in c2l.pl.training(once)]
+    assert c2l.models.CentralModel.from_pretrained(tmp_path / "b" / "model").hash == once.hash
+    # behind a model that is there: its guide belonged to the denoiser as it was; the decoder sees the new one's samples
+    guided = c2l.tl.pretrain(patches, guide_steps=2, guide=GUIDE, **TINY)
+    more = {k: v for k, v in TINY.items() if k not in ("tokenizer", "denoiser")} | {"steps": 0}
+    on = c2l.tl.pretrain(patches, init=guided, neon_steps=2, neon_kwargs={"samples": 16}, decoder_steps=2, **more)
+    assert on.guide is None and "init has a guide" in caplog.text
+    assert not same(on.denoiser.state_dict(), guided.denoiser.state_dict())
+    plain = c2l.tl.pretrain(patches, init=guided, decoder_steps=2, **more)
+    assert not same(on.tokenizer.state_dict(), plain.tokenizer.state_dict())
+
+
+def test_moving_away_is_asked_for_in_full(patches):
+    with pytest.raises(ValueError, match="pass neon_steps= too"):
+        c2l.tl.pretrain(patches, neon_kwargs={"weight": 2.0}, **TINY)
+    with pytest.raises(ValueError, match=r"neon_kwargs holds \['steps'\]"):
+        c2l.tl.pretrain(patches, neon_steps=2, neon_kwargs={"steps": 2}, **TINY)
+    for name in ("samples", "weight", "batch_size", "lr"):
+        with pytest.raises(ValueError, match=f"{name} of neon_kwargs"):
+            c2l.tl.pretrain(patches, neon_steps=2, neon_kwargs={name: 0}, **TINY)
 
 
 def test_what_is_compiled_is_the_denoiser_that_learns(patches, monkeypatch):

@@ -2,6 +2,7 @@
 
 from ._denoiser import denoise, features, make_denoiser, sites
 from ._device import compute_device, on_device
+from ._extrapolate import extrapolate
 from ._gene_encoder import GENE_ENCODERS, GeneEncoder, MLPGeneEncoder, PCAGeneEncoder, SCVIGeneEncoder
 from ._grow import grow_denoiser, grow_tokenizer
 from ._heads import PatchCNN, PatchCritic
@@ -28,6 +29,7 @@ __all__ = [
     "decode",
     "denoise",
     "encode",
+    "extrapolate",
     "features",
     "grow_denoiser",
     "grow_tokenizer",

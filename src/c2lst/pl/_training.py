@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PANELS = {  # curve: title, where the card says how many steps, curve of the held-out patches
     "tokenizer": ("tokenizer: reconstruction", "tokenizer_steps", "tokenizer_validation"),
     "denoiser": ("denoiser: denoising", "steps", "validation"),
+    "neon": ("denoiser on its own samples", "neon_steps", "neon_validation"),
     "guide": ("guide: denoising", "guide_steps", "guide_validation"),
     "decoder": ("decoder: reconstruction, critic", "decoder_steps", "decoder_validation"),
     "loss": ("modulation: denoising", "steps", "validation"),

@@ -36,6 +36,7 @@ DECODER = {
     "spectrum": 0.1, "grid": 0.3, "texture": 3.0, "keep_grey": 0.0, "ema": 0.995,
 }  # fmt: skip
 DRAWN, DRAWN_STEPS = 1024, 20  # samples that the decoder learns on beside real patches, and solver steps of each
+NEON = {"samples": 2048, "weight": 1.0, "batch_size": 32, "lr": 1e-4, "ema": 0.98}
 # settings of a tokenizer's training, not of its network
 OBJECTIVE = (
     "kl", "noise", "coarse", "cropped", "density", "adversarial", "matching", "spectrum", "grid", "texture", "schedule",
@@ -57,10 +58,11 @@ def pretrain(
     ema: float | None = None,
     time_shift: float = 1.0,
     time_even: float = 0.0,
-    quarter_turns: bool = True,
     clip: float | None = 1.0,
     tokenizer: dict[str, Any] | CentralModel | None = None,
     denoiser: dict[str, Any] | None = None,
+    neon_steps: int = 0,
+    neon_kwargs: dict[str, Any] | None = None,
     guide_steps: int = 0,
     guide: dict[str, Any] | None = None,
     autoguidance: float = 1.15,
@@ -95,7 +97,7 @@ def pretrain(
     mpp
         Microns per pixel of `patches`, and of what is cut from a SpatialData.
     steps
-        Steps of the denoiser; 0, with `init`, leaves it as it is.
+        Steps of the denoiser; 0, with `init`, begins with what comes after it.
     tokenizer_steps
         Steps of the tokenizer; `None` is half of `steps`, or as in the checkpoint that is found, or none with `init`.
     decoder_steps
@@ -122,10 +124,6 @@ def pretrain(
     time_even
         Share of times that are drawn evenly instead, 0 to 1. The others come within a twentieth of pure noise, where every
         sample begins, once in 600 draws (once in 80 with `time_shift=2`).
-    quarter_turns
-        Whether patches are learnt from in quarter turns too, beside half turns and flips. Tissue in general has no up and no
-        left, but that of few slides may: fibres that lie one way, a scanner that moves one way. Samples then lie all ways, which
-        a comparison with patches as they lie holds against them.
     clip
         Largest norm of the gradient; `None` does not clip.
     tokenizer
@@ -134,6 +132,13 @@ def pretrain(
         tokenizer is taken as it is. `None` is the starter's, of kind `"dc"`.
     denoiser
         Settings for :func:`c2lst.nn.make_denoiser`. `None` is the starter's UNet.
+    neon_steps
+        Steps in which a copy of the finished denoiser learns from latents that the denoiser itself draws, and so gets worse the
+        way that its samples are wrong; the denoiser is then moved the other way (negative extrapolation, Alemohammad et al. 2025).
+        0 does not. Some hundred are a start. What they gain differs from run to run: look at samples before a model is kept.
+    neon_kwargs
+        What of that stage shall differ: `samples` (2,048), how many are drawn; `weight` (1), how far the denoiser is moved
+        away, in units of what the copy moved; `batch_size` (32), `lr` (1e-4) and `ema` (.98) of the copy.
     guide_steps
         Steps of a guide, a smaller denoiser on the same latents, from nothing; 0 trains none. Samples then keep away from
         what it would do (Karras et al. 2024). It should be clearly worse than the denoiser: a tenth of its steps or less.
@@ -150,7 +155,7 @@ def pretrain(
         is, or, with `tokenizer_steps`, trained on too. Scale and side of the patches must be the same. With
         `tokenizer={"latent_channels": n}` beside it, more than the model has, latents are added for detail: the former
         ones stay as they are, so that the denoiser has only the new ones to learn (a tokenizer of kind `"dc"` and a UNet).
-        A guide that the model has is kept where neither tokenizer nor denoiser is trained on.
+        A guide that the model has is kept where neither tokenizer nor denoiser is changed.
     patch_px
         Side of a patch that is cut from a SpatialData; `None` is that of the other patches, or 64.
     n_per_section
@@ -174,9 +179,9 @@ def pretrain(
         Whether :func:`torch.compile` fuses the denoiser's training: a minute at the start, faster steps on a GPU. It needs a
         compiler on the machine, and rounds in another order.
     max_minutes
-        Stop training after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps. The
-        guide and the decoder come after that and take their steps. All sittings count, but not what was lost since the last
-        checkpoint. A tokenizer that was stopped so is final; the denoiser goes on when it is called again with more minutes.
+        Stop training after so long, wherever the schedule is (the tokenizer gets half of it); `None` takes all steps. What
+        comes after the denoiser (`neon_steps`, guide and decoder) takes its steps. All sittings count, but not what was
+        lost since the last checkpoint. A tokenizer that was stopped so is final; the denoiser goes on when it is called again with more minutes.
     max_ram_gb
         Patches in stores are read into memory once, up to so much; of a larger collection the tokenizer sees as many
         runs of neighbouring rows, and the denoiser all.
@@ -243,6 +248,20 @@ def pretrain(
         raise ValueError(f"decoder_kwargs holds {sorted(unknown)}; it may hold {', '.join(sorted(decoder_plan))}.")
     decoder_plan |= {"decoder_only": True, **(decoder_kwargs or {})}
     check_positive("batch_size of decoder_kwargs", decoder_plan["batch_size"], integer=True)
+    if unknown := set(neon_kwargs or {}) - set(NEON):
+        raise ValueError(f"neon_kwargs holds {sorted(unknown)}; it may hold {', '.join(NEON)}.")
+    neon = {**NEON, **(neon_kwargs or {})}
+    if neon_steps:
+        check_positive("neon_steps", neon_steps, integer=True)
+        for name in ("samples", "batch_size"):
+            check_positive(f"{name} of neon_kwargs", neon[name], integer=True)
+        for name in ("weight", "lr"):
+            check_positive(f"{name} of neon_kwargs", neon[name])
+        check_fraction("ema of neon_kwargs", neon["ema"], zero=True)
+    elif neon_kwargs is not None:
+        raise ValueError(
+            "neon_kwargs= says how the denoiser shall be moved away from its own samples: pass neon_steps= too."
+        )
     guide_plan = {"batch_size": batch_size, "lr": lr}
     if guide_steps:
         check_positive("guide_steps", guide_steps, integer=True)
@@ -338,7 +357,9 @@ def pretrain(
                 tok = nn.make_tokenizer(**{"patch_px": patch_px, **_filled(asked or None, TOKENIZERS, "dc", "kl")})
     n_drawn = min(DRAWN, decoder_steps * decoder_plan["batch_size"])
     n_encoded = -(-len(train) // 128) if steps or guide_steps else 0
-    bar = Bar(tok_steps + n_encoded + steps + guide_steps + -(-n_drawn // 64) + decoder_steps, progress)
+    n_own = neon["samples"] if neon_steps else 0
+    n_batches = -(-n_drawn // 64) + -(-n_own // 64)
+    bar = Bar(tok_steps + n_encoded + steps + neon_steps + guide_steps + n_batches + decoder_steps, progress)
     try:
         spent = 0.0
         if not given:
@@ -351,7 +372,6 @@ def pretrain(
                 batch_size=min(batch_size, 32),
                 lr=1.5e-3,
                 seed=derive(seed, 2),
-                quarter_turns=quarter_turns,
                 **{"schedule": schedule, **objective},
             )
             sitting = time.monotonic()
@@ -375,10 +395,7 @@ def pretrain(
             _set_scale(tok, pixels, weights, folder, seed, first=rank_zero_only.rank in (None, 0))
             if grown:
                 _keep_scale(tok, begin.tokenizer)
-        made_of = f"{_digest(tok)} {data}{'' if quarter_turns else ' no quarter turns'}"
-        latents = Latents(
-            tok, train, hashlib.sha256(made_of.encode()).hexdigest()[:16], folder=folder, quarter_turns=quarter_turns
-        )
+        latents = Latents(tok, train, hashlib.sha256(f"{_digest(tok)} {data}".encode()).hexdigest()[:16], folder=folder)
         with torch.inference_mode():
             held_latents = torch.cat(
                 [nn.encode(tok, nn.to_tensor(held[i : i + 128])) for i in range(0, len(held), 128)]
@@ -431,6 +448,39 @@ def pretrain(
             bar=bar,
             **engine,
         )
+        strong = plan.average
+        if neon_steps:
+            begun_from = _digest(strong)[:16]
+            own = _drawn(strong, scheduler, latents.shape[1:], n_own, begun_from, at("own"), derive(seed, 10), bar)
+            worse = DenoiserPlan(
+                copy.deepcopy(strong).requires_grad_(True),
+                scheduler,
+                own,
+                held_out=held_latents,
+                ema=neon["ema"],
+                time_shift=time_shift,
+                time_even=time_even,
+                check_every=max(1, neon_steps // 10),
+                steps=neon_steps,
+                batch_size=neon["batch_size"],
+                lr=neon["lr"],
+                weight_decay=0.0,  # or the way back would make weights larger that nothing speaks against
+                seed=derive(seed, 11),
+                schedule=schedule,
+            )
+            spent += before(f"neon-{begun_from}")
+            fit(
+                worse,
+                desc="neon",
+                # a denoiser that was trained on has other samples: this then begins again
+                checkpoint=at(f"neon-{begun_from}"),
+                settings={"samples": f"{begun_from} {n_own}", "held": apart},
+                extend=False,
+                bar=bar,
+                **engine,
+            )
+            strong = nn.extrapolate(strong, worse.average, neon["weight"]).requires_grad_(False).eval()
+            curves |= {"neon": _thin(worse.losses), "neon_validation": [list(v) for v in worse.validation]}
         weak = None
         if guide_steps:
             with torch.random.fork_rng(devices=[]):
@@ -463,7 +513,7 @@ def pretrain(
             weak = weaker.average
             curves |= {"guide": _thin(weaker.losses), "guide_validation": [list(v) for v in weaker.validation]}
         elif begin is not None and begin.guide is not None:
-            if steps or not given:
+            if steps or neon_steps or not given:
                 logger.warning(
                     "init has a guide, which belongs to its own latents and denoiser: what is trained on here draws "
                     "without one. Pass guide_steps= to train another."
@@ -473,13 +523,13 @@ def pretrain(
         if decoder_steps:
             # a copy: the tokenizer may be another model's
             tok = copy.deepcopy(tok)
-            judged = _digest(plan.average)[:16]
-            kept_from = None if weak is None else nn.Guide(plan.average, weak, autoguidance)
+            judged = _digest(strong)[:16]
+            kept_from = None if weak is None else nn.Guide(strong, weak, autoguidance)
             if kept_from is not None:
                 told = f"{judged} {_digest(weak)} {autoguidance!r}"
                 judged = hashlib.sha256(told.encode()).hexdigest()[:16]
             drawn = _drawn(
-                plan.average, scheduler, latents.shape[1:], n_drawn, judged, at("drawn"), seed, bar, kept_from
+                strong, scheduler, latents.shape[1:], n_drawn, judged, at("drawn"), derive(seed, 7), bar, kept_from
             )
             decoder = TokenizerPlan(
                 tok.requires_grad_(True),
@@ -489,7 +539,6 @@ def pretrain(
                 steps=decoder_steps,
                 seed=derive(seed, 6),
                 drawn=drawn,
-                quarter_turns=quarter_turns,
                 **decoder_plan,
             )
             spent += before(f"decoder-{judged}")
@@ -513,7 +562,7 @@ def pretrain(
         error = (shown - nn.to_tensor(held[: len(shown)])).div(2).square().mean(dim=(1, 2, 3))
     central = CentralModel(
         tok,
-        plan.average,
+        strong,
         scheduler,
         mpp=mpp,
         patch_px=patch_px,
@@ -529,13 +578,13 @@ def pretrain(
             "steps": int(plan.step),
             "tokenizer_steps": int(tok_steps),
             "decoder_steps": int(decoder_steps),
+            **({"neon_steps": int(neon_steps), "neon": neon} if neon_steps else {}),
             **({"guide_steps": int(guide_steps)} if guide_steps else {}),
             "batch_size": int(batch_size),
             "schedule": schedule,
             "ema": float(ema),
             "time_shift": float(time_shift),
             "time_even": float(time_even),
-            **({} if quarter_turns else {"quarter_turns": False}),
             "seed": int(seed),
             "minutes": round((spent + time.monotonic() - begun) / 60, 2),
             "psnr_held_out_db": round(float((-10 * error.clamp_min(1e-8).log10()).mean()), 2),
@@ -656,7 +705,7 @@ def _drawn(
         bar.phase("samples", len(starts), len(starts), drawn=first)
         return load_file(file)["latents"]
     bar.phase("samples", len(starts), drawn=first)
-    draws = torch.Generator().manual_seed(derive(seed, 7))
+    draws = torch.Generator().manual_seed(seed)
     parts = []
     with nn.on_device(denoiser, *([] if guide is None else [guide.weak])) as here:
         for start in starts:

@@ -71,25 +71,23 @@ class Pool:
 
 
 class Latents:
-    """Latents of a pool in its eight turns and flips, float16: `(8 n, C, h, w)`, encoded once; four without quarter turns.
+    """Latents of a pool in its eight turns and flips, float16: `(8 n, C, h, w)`, encoded once.
 
     They are held in memory, or, with a `folder`, in a file there that processes share and a resumed run finds again.
-    Row `8 i + k` (or `4 i + k`) is turn `k` of patch `i`. The file is named after what it was made of, written beside and renamed.
+    Row `8 i + k` is turn `k` of patch `i`. The file is named after what it was made of, written beside and renamed.
     """
 
     TURNS = tuple((k, flip) for k in range(4) for flip in (False, True))
 
     def __init__(
-        self, tokenizer: torch.nn.Module, pool: Pool, key: str, *, folder: Path | None = None, batch_size: int = 128,
-        quarter_turns: bool = True,
-    ):  # fmt: skip
-        self.turns = [turn for turn in self.TURNS if quarter_turns or turn[0] % 2 == 0]
+        self, tokenizer: torch.nn.Module, pool: Pool, key: str, *, folder: Path | None = None, batch_size: int = 128
+    ):
         self.tokenizer, self.pool, self.key = tokenizer, pool, key
         self.folder, self.batch_size = folder, batch_size
         self.array: NDArray[np.float16] | None = None
         with torch.no_grad():
             one = nn.encode(tokenizer, nn.to_tensor(pool.take(np.arange(1))))
-        self.shape = (len(self.turns) * len(pool), *one.shape[1:])
+        self.shape = (8 * len(pool), *one.shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -140,12 +138,10 @@ class Latents:
                 stop = min(start + self.batch_size, len(self.pool))
                 x = nn.to_tensor(self.pool.take(np.arange(start, stop))).to(device)
                 turned = []
-                for k, flip in self.turns:
+                for k, flip in self.TURNS:
                     y = torch.rot90(x, k, (2, 3))
                     turned.append(nn.encode(self.tokenizer, (y.flip(3) if flip else y).contiguous()).float())
-                array[len(self.turns) * start : len(self.turns) * stop] = (
-                    torch.stack(turned, dim=1).flatten(0, 1).cpu().numpy()
-                )
+                array[8 * start : 8 * stop] = torch.stack(turned, dim=1).flatten(0, 1).cpu().numpy()
                 yield done + 1
         finally:
             self.tokenizer.to("cpu")
@@ -194,17 +190,12 @@ class Ticks(IterableDataset):
         return iter(range(self.n))
 
 
-def augment_batch(
-    images: Tensor, generator: torch.Generator, *, stain: float = 0.0, quarter_turns: bool = True
-) -> Tensor:
+def augment_batch(images: Tensor, generator: torch.Generator, *, stain: float = 0.0) -> Tensor:
     """Turn and flip each image `(n, C, H, W)` at random; `stain` is the sd of a per-image jitter of optical density.
 
-    Tissue has no up and no left, but its image may have rows that differ from its columns: then without `quarter_turns`.
-    The jitter acts on images in -1..1.
+    Tissue has no up and no left. The jitter acts on images in -1..1.
     """
     turns = torch.randint(0, 4, (len(images),), generator=generator)
-    if not quarter_turns:
-        turns = turns // 2 * 2
     flips = torch.randint(0, 2, (len(images),), generator=generator).bool()
     out = torch.empty_like(images)
     for k in range(4):

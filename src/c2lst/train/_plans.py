@@ -267,8 +267,6 @@ class TokenizerPlan(Plan):
 
     `keep` is for a tokenizer that has grown, see :func:`c2lst.nn.grow_tokenizer`: that many latent channels stay as they
     are, so that a denoiser still knows them. Of the encoder, the last layer alone learns, and that for the others.
-
-    Without `quarter_turns` patches are learnt from as they lie, half turned and flipped.
     """
 
     def __init__(
@@ -291,14 +289,12 @@ class TokenizerPlan(Plan):
         drawn: Tensor | None = None,
         keep: int = 0,
         ema: float = 0.0,
-        quarter_turns: bool = True,
         held_out: NDArray[np.uint8] | None = None,
         check_every: int = 200,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.density, self.adversarial, self.matching = density, adversarial, matching
-        self.quarter_turns = quarter_turns
         self.spectrum, self.grid, self.texture = spectrum, grid, texture
         self.decoder_only, self.drawn, self.keep = decoder_only, drawn, keep
         if keep_grey and not decoder_only:
@@ -340,7 +336,7 @@ class TokenizerPlan(Plan):
             y, x = torch.randint(0, side // 2 + 1, (2,), generator=generator).tolist()
             patches = patches[:, y : y + side // 2, x : x + side // 2]
         x = to_tensor(patches)
-        x = augment_batch(x, generator, stain=0.05, quarter_turns=self.quarter_turns).to(self.device)
+        x = augment_batch(x, generator, stain=0.05).to(self.device)
         with torch.set_grad_enabled(not self.decoder_only):
             clean = raw_latents(self.tokenizer, x)
         z = clean + self.noise * clean.detach().float().std() * torch.randn(clean.shape, generator=generator).to(
@@ -446,8 +442,7 @@ class TokenizerPlan(Plan):
         )
         names = ("kl", "noise", "coarse", "cropped", *more)
         drawn = {} if self.drawn is None else {"drawn": len(self.drawn)}
-        turns = {} if self.quarter_turns else {"quarter_turns": False}
-        return {**super().settings(), **{name: getattr(self, name) for name in names}, **drawn, **turns}
+        return {**super().settings(), **{name: getattr(self, name) for name in names}, **drawn}
 
     @torch.no_grad()
     def after_step(self) -> None:
