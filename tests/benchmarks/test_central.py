@@ -58,6 +58,35 @@ def test_psnr_and_ratio(evaluate):
 
 
 @pytest.fixture
+def cross(monkeypatch):
+    if not HERE.is_dir():
+        pytest.skip("the benchmarks are not part of an installed package")
+    monkeypatch.syspath_prepend(str(HERE))
+    import cross as module
+
+    return module
+
+
+def test_restored_patches_are_held_against_sections_that_they_are_not_of(cross):
+    draw = np.random.default_rng(0)
+    # a section has a place of its own, and so has tissue that was never read
+    real = {s: draw.normal(size=(300, 8)) + 3 * np.eye(8)[k] for k, s in enumerate("abc")}
+    held = draw.normal(size=(100, 8)) + 3 * np.eye(8)[3]
+    as_they_are = cross.figures(real, real, held, 0)
+    assert set(as_they_are) == {"own", "a", "b", "c", "mean", cross.HELD}
+    kid = {k: v for k, (v, _) in as_they_are.items()}
+    # the three together are one population; one of them is none of the two others'
+    assert 10 * abs(kid["own"]) < min(kid[s] for s in "abc")
+    assert kid["mean"] == pytest.approx(np.mean([kid[s] for s in "abc"]))
+    # what a decoder does to all of them alike is seen in each figure
+    moved = cross.figures(real, {s: x + np.eye(8)[4] for s, x in real.items()}, held, 0)
+    assert all(moved[k][0] > kid[k] + 0.1 for k in kid)
+    # samples are of no section: all of them are held against each
+    samples = cross.figures(real, np.concatenate(list(real.values())), held, 0)
+    assert samples["a"][0] < kid["a"] / 2 and samples[cross.HELD] == as_they_are[cross.HELD]
+
+
+@pytest.fixture
 def transfer(monkeypatch):
     if not HERE.is_dir():
         pytest.skip("the benchmarks are not part of an installed package")
