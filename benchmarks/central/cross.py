@@ -5,12 +5,14 @@
 For each of C2, C3, the left of C4, and the right of C4, on which nothing was trained: KID of real patches of the other
 training sections against it, of the same patches encoded and decoded by each model, and with `--samples` of its samples.
 Real patches say what sections differ by anyway; what restored ones have more is the decoder's. *own* compares patches with
-disjoint ones of the same three sections, every second of each. Patches lie on disjoint grids, as in `evaluate.py`.
+disjoint ones of the same three sections, every second of each with the others, both ways. Patches lie on disjoint grids,
+as in `evaluate.py`. For scale, the real patches are also compared after they went through JPEG at two qualities.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +24,27 @@ from _encoders import find_dino, register_dino
 from _results import markdown, number, provenance
 from _tissue import TRAIN, Features, load
 from evaluate import HELD_OUT_FROM, KID_SUBSETS, LITE0
+from PIL import Image
 
 import c2lst as c2l
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 HELD = "held-out C4"
+JPEG = (95, 90)  # quality
+
+
+def as_jpeg(patches: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Return patches as they come out of JPEG of that quality, colours at full resolution above 90 and halved below."""
+    out = []
+    for patch in patches:
+        file = io.BytesIO()
+        Image.fromarray(patch).save(file, "JPEG", quality=quality, subsampling=0 if quality > 90 else 2)
+        out.append(np.asarray(Image.open(file)))
+    return np.stack(out)
 
 
 def figures(
@@ -46,16 +62,22 @@ def figures(
         return np.concatenate([x for s, x in made.items() if s != section]) if isinstance(made, dict) else made
 
     each = {s: kid(x, others(s)) for s, x in real.items()}
-    first = np.concatenate([x[::2] for x in real.values()])
-    second = np.concatenate([x[1::2] for x in made.values()]) if isinstance(made, dict) else made
-    mean = float(np.mean([v for v, _ in each.values()]))
-    # of the same decoder: the three are not independent
-    return {
-        "own": kid(first, second),
-        **each,
-        "mean": (mean, float(np.mean([sd for _, sd in each.values()]))),
-        HELD: kid(held, others("")),
-    }
+    if isinstance(made, dict):
+        halves = [
+            kid(
+                np.concatenate([x[k::2] for x in real.values()]), np.concatenate([x[1 - k :: 2] for x in made.values()])
+            )
+            for k in (0, 1)
+        ]
+    else:
+        halves = [kid(np.concatenate(list(real.values())), made)]
+    return {"own": _mean(halves), **each, "mean": _mean(each.values()), HELD: kid(held, others(""))}
+
+
+def _mean(found: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Average values and their sd: what is averaged shares patches and a decoder, and is not independent."""
+    values, sds = zip(*found, strict=True)
+    return float(np.mean(values)), float(np.mean(sds))
 
 
 def main() -> None:
@@ -84,7 +106,9 @@ def main() -> None:
     fewest = min(map(len, tissue.train.values()))
     # as many of each, evenly over the grid
     grids = {s: tissue.train[s][np.linspace(0, len(tissue.train[s]) - 1, fewest).round().astype(int)] for s in TRAIN}
-    made: dict[tuple[str, str], dict | np.ndarray] = {}
+    made: dict[tuple[str, str], dict | np.ndarray] = {
+        ("tissue", f"JPEG {q}"): {s: as_jpeg(p, q) for s, p in grids.items()} for q in JPEG
+    }
     for model in models.values():
         name = model.hash[:12]
         made[name, "restored"] = {s: model.decode(model.encode(p)) for s, p in grids.items()}

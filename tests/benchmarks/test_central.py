@@ -86,6 +86,12 @@ def test_restored_patches_are_held_against_sections_that_they_are_not_of(cross):
     assert samples["a"][0] < kid["a"] / 2 and samples[cross.HELD] == as_they_are[cross.HELD]
 
 
+def test_jpeg_loses_more_at_a_lower_quality(cross):
+    some = patches(4, 0)
+    lost = [np.abs(cross.as_jpeg(some, q).astype(int) - some).mean() for q in cross.JPEG]
+    assert 0 < lost[0] < lost[1] < 5
+
+
 @pytest.fixture
 def transfer(monkeypatch):
     if not HERE.is_dir():
