@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 import c2lst as c2l
 from c2lst._random import derive, generator
@@ -124,3 +126,13 @@ def flat_patches(patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return each patch with every pixel at its mean colour."""
     mean = np.rint(patches.mean(axis=(1, 2), keepdims=True)).astype(np.uint8)
     return np.broadcast_to(mean, patches.shape).copy()
+
+
+def as_jpeg(patches: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Return patches as they come out of JPEG of that quality, colours at full resolution above 90 and halved below."""
+    out = []
+    for patch in patches:
+        file = io.BytesIO()
+        Image.fromarray(patch).save(file, "JPEG", quality=quality, subsampling=0 if quality > 90 else 2)
+        out.append(np.asarray(Image.open(file)))
+    return np.stack(out)

