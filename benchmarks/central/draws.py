@@ -118,7 +118,7 @@ def main() -> None:
     if args.restored:
         what = "as value, the real patches that the yardstick takes, encoded and decoded,"
     if args.jpeg:
-        what = f"as value, the real patches that the yardstick takes, out of JPEG of quality {args.jpeg},"
+        what = f"As value, the real patches that the yardstick takes, out of JPEG of quality {args.jpeg},"
     # of JPEG no model is the cause
     whose = "" if args.jpeg else f"Model {central.hash[:12]}: "
     with_ = provenance()
