@@ -39,7 +39,7 @@ Where the central model has a guide, the arms that leave its denoiser as it is d
 `mlp`, `scvi`); the others have a denoiser to which it does not belong.
 
 The budget is wall time, as a user waits for it, on a machine that does nothing else. `--clock cpu` takes the time of
-the process instead: on one thread the same, and blind to what else runs.
+the process instead: on one thread the same, and nearly blind to what else runs (what that does to the caches it sees).
 """
 
 from __future__ import annotations
